@@ -1,0 +1,28 @@
+"""hf_cxr: hierarchical multi-label chest X-ray classification on the Hugging Face stack.
+
+Importing it registers the models with transformers' Auto classes.
+"""
+
+from hf_cxr.hierarchy import Hierarchy, load_taxonomy, taxonomy_names
+from hf_cxr.models import (
+    CXRDenseNetConfig,
+    CXRDenseNetForImageClassification,
+    CXRImageProcessor,
+    CXRTwoStageConfig,
+    CXRTwoStageForImageClassification,
+    CXRViTConfig,
+    CXRViTForImageClassification,
+)
+
+__all__ = [
+    "CXRDenseNetConfig",
+    "CXRDenseNetForImageClassification",
+    "CXRImageProcessor",
+    "CXRTwoStageConfig",
+    "CXRTwoStageForImageClassification",
+    "CXRViTConfig",
+    "CXRViTForImageClassification",
+    "Hierarchy",
+    "load_taxonomy",
+    "taxonomy_names",
+]

@@ -1,0 +1,138 @@
+"""Chest film data sets as `datasets` builders: raw findings and images, with no policy and no taxonomy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from filelock import FileLock
+
+from hf_cxr.data.base import BUILDER_VERSION, FilmBuilder
+from hf_cxr.data.cache import FilmDataset, decode
+from hf_cxr.data.chexpert import CheXpert, CheXpertConfig
+from hf_cxr.data.nih import TABLES, NIHChestXray14
+from hf_cxr.data.options import FilmConfig
+from hf_cxr.data.problems import DataProblems
+from hf_cxr.data.splits import check_disjoint, patient_disjoint_split
+from hf_cxr.data.tables import find_file
+
+__all__ = [
+    "BUILDERS",
+    "CheXpert",
+    "CheXpertConfig",
+    "DataProblems",
+    "FilmBuilder",
+    "FilmConfig",
+    "FilmDataset",
+    "NIHChestXray14",
+    "check_disjoint",
+    "decode",
+    "findings_matrix",
+    "load_splits",
+    "patient_disjoint_split",
+]
+
+BUILDERS: dict[str, type[FilmBuilder]] = {
+    "nih": NIHChestXray14,
+    "chexpert": CheXpert,
+    "phantom": NIHChestXray14,  # drawn in NIH's layout
+}
+PHANTOM_OPTIONS = {"n_images": 2000, "image_size": 128, "seed": 0}
+
+
+def load_splits(
+    name: str, data_dir: str | Path | None = None, cache_dir: str | Path | None = None, **options: Any
+) -> tuple[datasets.DatasetDict, dict[str, Any]]:
+    """Build a data set, or reuse its cache, and say where it comes from.
+
+    `phantom` draws films first where the folder has none. Besides the NIH builder's options it takes
+    `n_images`, `image_size` and `seed`; its default folder is `~/.cache/hf_cxr/phantom-…`.
+
+    Args:
+        name: `nih`, `chexpert` or `phantom`.
+        data_dir: the data set's folder; only `phantom` has a default.
+        cache_dir: of the Arrow files; `datasets`' own by default.
+        options: fields of the builder's configuration, such as `view` or `validation_fraction`.
+
+    Returns:
+        The splits train, validation and (if there is one) test, and the provenance: `dataset`, `data_dir`
+        (the folder's last name only), `builder_version`, `fingerprint`, `options`, `splits` (films and
+        patients of each), `skipped`, `notes`, `test_source`. It is plain JSON.
+
+    Raises:
+        ValueError: the data set or an option is unknown, or an option out of range.
+        FileNotFoundError: the folder, a table or a list is not there.
+        DataProblems: something in the tables or with the images is wrong.
+        FileExistsError: `phantom` with options that differ from the films already in the folder.
+    """
+    if name not in BUILDERS:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(BUILDERS)}")
+    builder_class = BUILDERS[name]
+    drawn = dict(PHANTOM_OPTIONS) if name == "phantom" else {}
+    known = (*builder_class.BUILDER_CONFIG_CLASS.option_names(), *drawn)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; known: {', '.join(known)}")
+    asked = {key: options.pop(key) for key in list(options) if key in drawn}
+    if name == "phantom":
+        data_dir = _phantom_folder(data_dir, asked)
+    if data_dir is None:
+        raise ValueError(f"{name} needs data_dir, the folder with its tables and images; received None")
+    builder = builder_class(data_dir=data_dir, cache_dir=cache_dir, **options)
+    builder.download_and_prepare()
+    splits = builder.as_dataset()
+    settings = builder.config.options()
+    if settings.get("train_csv"):
+        settings["train_csv"] = Path(settings["train_csv"]).name
+    provenance = {
+        "dataset": name,
+        "data_dir": builder.config.folder.name,
+        "builder_version": BUILDER_VERSION,
+        "fingerprint": builder.hash,
+        "options": settings,
+        **builder.record,
+    }
+    return splits, provenance
+
+
+def _phantom_folder(data_dir: str | Path | None, asked: Mapping[str, Any]) -> Path:
+    """The folder of drawn films, drawn now if it has no table yet."""
+    choices = {**PHANTOM_OPTIONS, **asked}
+    default = "phantom-{n_images}-{image_size}-{seed}".format(**choices)
+    folder = Path.home() / ".cache" / "hf_cxr" / default if data_dir is None else Path(data_dir).expanduser()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # the ranks of one run must not draw the same films at once
+    with FileLock(f"{folder}.lock"):
+        if asked or data_dir is None or find_file([folder], TABLES) is None:
+            from hf_cxr.data.phantom import generate
+
+            generate(folder, layout="nih", **choices)
+    return folder
+
+
+def findings_matrix(dataset: datasets.Dataset) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
+    """The `findings` of every film as one matrix.
+
+    Args:
+        dataset: of a builder, decoded or not, N films.
+
+    Returns:
+        The F names, and (N, F) float32: 1 present, 0 absent, -1 uncertain, NaN unknown. No policy is applied.
+
+    Raises:
+        ValueError: there is no struct column `findings`.
+    """
+    if "findings" not in dataset.column_names:
+        raise ValueError(f"received columns {dataset.column_names}, expected `findings` among them")
+    column = dataset.select_columns(["findings"]).with_format("arrow")[:]["findings"]
+    if not pa.types.is_struct(column.type):
+        raise ValueError(f"`findings` is {column.type}, expected a struct of one number a finding")
+    names = tuple(column.type.field(i).name for i in range(column.type.num_fields))
+    values = [part.cast(pa.float32()).to_numpy() for part in column.flatten()]
+    matrix = np.stack(values, axis=1) if values else np.empty((len(dataset), 0))
+    return names, matrix.astype(np.float32)

@@ -1,0 +1,257 @@
+"""EvalReport: every figure of a model on a split, from a prediction table; what cards and tables quote.
+
+`evaluate_table` works on any system's predictions. Decision thresholds come from another split than the one that
+is reported (`choose_operating_points` on validation) and are stored with their origin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_cxr import gating, metrics
+from hf_cxr.consistency import consistency
+from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.predictions import PredictionTable
+
+SCHEMA_VERSION = 1
+
+
+class EvaluationError(ValueError):
+    """A table and a taxonomy that do not belong together."""
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """Decision thresholds and where they come from.
+
+    Attributes:
+        split: split on which they were chosen; never the reported one.
+        gate_threshold: probability from which a film is flagged, None without a gate.
+        gate_criterion: how the gate's was chosen, e.g. `"sensitivity >= 0.95"`. criterion: the labels'.
+        thresholds: `{label: probability}`, None where the split could not give one.
+    """
+
+    split: str
+    gate_threshold: float | None
+    gate_criterion: str
+    criterion: str
+    thresholds: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """All figures of one split; `to_json` writes them, `from_json` reads them back equal.
+
+    Attributes:
+        split: name of the split. n_images, n_patients: its size.
+        labels: `{label: {n_positive, n_negative, n_unknown, prevalence, auroc, average_precision, brier, threshold,
+            tp, fn, fp, tn, sensitivity, specificity, ppv, npv, f1, few_positives, undefined}}`; `undefined` says
+            why a null is null.
+        aggregate: `macro_auroc` (findings and devices), `macro_auroc_all` (every node), `weighted_auroc` and
+            `weighted_auroc_all` (by positive films), `micro_auroc`, `macro_average_precision`, `n_labels_averaged`,
+            and `macro_auroc_<subset>`.
+        gate: `gating.gate_figures`, definition, origin of the threshold, `gated` (macro AUROC of the composed
+            probabilities) and `lost`, per finding.
+        hierarchy: `consistency.consistency`, of the flat and of the composed probabilities.
+        operating_points: see `OperatingPoints`.
+        provenance: seed, versions, data fingerprint, settings hash.
+        schema_version: of this layout.
+    """
+
+    split: str
+    n_images: int
+    n_patients: int
+    labels: dict[str, dict[str, Any]]
+    aggregate: dict[str, Any]
+    gate: dict[str, Any] | None
+    hierarchy: dict[str, Any]
+    operating_points: dict[str, Any] | None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self, path: Path) -> None:
+        """Write the report; it appears whole or not at all. A NaN is an error here, not `NaN` in the file."""
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+        os.replace(partial, path)
+
+    @classmethod
+    def from_json(cls, path: Path) -> EvalReport:
+        """Read a report.
+
+        Raises:
+            EvaluationError: written by another schema version.
+        """
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise EvaluationError(
+                f"{path}: schema version {content.get('schema_version')}, this program reads {SCHEMA_VERSION}"
+            )
+        return cls(**content)
+
+
+def choose_operating_points(
+    table: PredictionTable, hierarchy: Hierarchy, split: str, gate_sensitivity: float = 0.95
+) -> OperatingPoints:
+    """Thresholds from a split: F1 for each label, a wished sensitivity for the gate.
+
+    Raises:
+        SingleClassGateError: the gate's truth has one class.
+    """
+    gate_threshold = None
+    if hierarchy.gate:
+        truth, probability = _column(table, hierarchy.gate)
+        gating.check_two_classes(truth, hierarchy.gate, split)
+        gate_threshold = gating.threshold_at_sensitivity(truth, probability, gate_sensitivity)
+    thresholds = {name: metrics.f1_threshold(*_column(table, name)) for name in table.names}
+    return OperatingPoints(split, gate_threshold, f"sensitivity >= {gate_sensitivity}", "highest F1", thresholds)
+
+
+def evaluate_table(
+    table: PredictionTable,
+    hierarchy: Hierarchy,
+    split: str,
+    *,
+    operating_points: OperatingPoints | None = None,
+    composed_by_model: bool = False,
+    provenance: dict[str, Any] | None = None,
+) -> EvalReport:
+    """Every figure of a table.
+
+    Args:
+        table: its labels must be exactly the hierarchy's nodes, in any column order.
+        hierarchy: gate, edges, subsets.
+        split: name of the table's split.
+        operating_points: thresholds from another split; without them there are no decisions, only rankings.
+        composed_by_model: the probabilities are unconditional under the gate already (`is_composed`), so that
+            composing them again would count the gate twice.
+        provenance: stored as given.
+
+    Raises:
+        EvaluationError: the label sets differ; lists both sides.
+        SingleClassGateError: the gate's truth has one class in this split.
+    """
+    if set(table.names) != set(hierarchy.names):
+        raise EvaluationError(
+            f"the table lacks {sorted(set(hierarchy.names) - set(table.names))} and has beyond the taxonomy "
+            f"'{hierarchy.name}' {sorted(set(table.names) - set(hierarchy.names))}"
+        )
+    order = [table.names.index(name) for name in hierarchy.names]
+    truth, probability = table.truth[:, order], table.probability[:, order]
+    points = operating_points
+    labels = {
+        name: _label_figures(truth[:, i], probability[:, i], points.thresholds.get(name) if points else None)
+        for i, name in enumerate(hierarchy.names)
+    }
+    gate, composed = None, probability
+    if hierarchy.gate:
+        at = hierarchy.names.index(hierarchy.gate)
+        gating.check_two_classes(truth[:, at], hierarchy.gate, split)
+        if not composed_by_model:
+            composed = gating.compose(probability[:, at], probability, _below_gate(hierarchy))
+        gate = _gate_section(hierarchy, truth, probability, composed, points)
+    return EvalReport(
+        split=split,
+        n_images=len(table),
+        n_patients=len(set(table.patients)),
+        labels=labels,
+        aggregate=_aggregate(hierarchy, truth, probability),
+        gate=gate,
+        hierarchy={"flat": consistency(probability, hierarchy), "composed": consistency(composed, hierarchy)},
+        operating_points=asdict(points) if points else None,
+        provenance=provenance or {},
+    )
+
+
+def is_composed(hierarchy: Hierarchy, link: str) -> bool:
+    """Whether a model's outputs contain the gate already: conditional link, and every finding below the gate."""
+    if not hierarchy.gate or link != "conditional":
+        return False
+    return set(hierarchy.of_kind("finding")) <= hierarchy.descendants(hierarchy.gate)
+
+
+def _column(table: PredictionTable, name: str) -> tuple[Any, Any]:
+    at = table.names.index(name)
+    return table.truth[:, at], table.probability[:, at]
+
+
+def _below_gate(hierarchy: Hierarchy) -> Any:
+    """Labels that a cleared film cannot have: the gate's descendants, and every finding that defines it."""
+    assert hierarchy.gate is not None
+    below = hierarchy.descendants(hierarchy.gate) | set(hierarchy.of_kind("finding"))
+    return np.array([name in below for name in hierarchy.names])
+
+
+def _label_figures(truth: Any, probability: Any, threshold: float | None) -> dict[str, Any]:
+    n_positive = int((truth == 1).sum())
+    n_negative = int((truth == 0).sum())
+    figures: dict[str, Any] = {
+        "n_positive": n_positive,
+        "n_negative": n_negative,
+        "n_unknown": int(np.isnan(truth).sum()),
+        "prevalence": metrics.ratio(n_positive, n_positive + n_negative),
+        "auroc": metrics.auroc(truth, probability),
+        "average_precision": metrics.average_precision(truth, probability),
+        "brier": metrics.brier(truth, probability),
+        "few_positives": n_positive < metrics.FEW_POSITIVES,
+        "undefined": metrics.why_undefined(truth),
+        "threshold": threshold,
+    }
+    if threshold is not None:
+        figures |= metrics.confusion(truth, probability >= threshold)
+    return figures
+
+
+def _aggregate(hierarchy: Hierarchy, truth: Any, probability: Any) -> dict[str, Any]:
+    positions = {name: i for i, name in enumerate(hierarchy.names)}
+    aurocs = {name: metrics.auroc(truth[:, i], probability[:, i]) for name, i in positions.items()}
+
+    def over(names: tuple[str, ...], figure: Callable[..., float | None]) -> float | None:
+        columns = [positions[n] for n in names]
+        return figure(truth[:, columns], probability[:, columns])
+
+    findings = hierarchy.findings
+    support = [int((truth[:, positions[n]] == 1).sum()) for n in findings]
+    precisions = [metrics.average_precision(truth[:, positions[n]], probability[:, positions[n]]) for n in findings]
+    return {
+        "macro_auroc": metrics.macro([aurocs[n] for n in findings]),
+        "n_labels_averaged": sum(aurocs[n] is not None for n in findings),
+        "macro_auroc_all": metrics.macro(list(aurocs.values())),
+        "weighted_auroc": metrics.support_weighted([aurocs[n] for n in findings], support),
+        "weighted_auroc_all": metrics.support_weighted(list(aurocs.values()), (truth == 1).sum(axis=0).tolist()),
+        "micro_auroc": over(findings, metrics.micro_auroc),
+        "macro_average_precision": metrics.macro(precisions),
+        **{f"macro_auroc_{key}": metrics.macro([aurocs[n] for n in ns]) for key, ns in hierarchy.subsets.items()},
+    }
+
+
+def _gate_section(
+    hierarchy: Hierarchy, truth: Any, flat: Any, composed: Any, points: OperatingPoints | None
+) -> dict[str, Any]:
+    assert hierarchy.gate is not None
+    at = hierarchy.names.index(hierarchy.gate)
+    section: dict[str, Any] = {
+        "node": hierarchy.gate,
+        "definition": hierarchy.gate_definition,
+        "flat": _aggregate(hierarchy, truth, flat),
+        "gated": _aggregate(hierarchy, truth, composed),
+        "auroc": metrics.auroc(truth[:, at], flat[:, at]),
+    }
+    if points is None or points.gate_threshold is None:
+        return section
+    section |= gating.gate_figures(truth[:, at], flat[:, at], points.gate_threshold)
+    section |= {"threshold_split": points.split, "threshold_criterion": points.gate_criterion}
+    flagged = flat[:, at] >= points.gate_threshold
+    section["lost"] = {}
+    for name in hierarchy.findings:
+        column, threshold = hierarchy.names.index(name), points.thresholds.get(name)
+        decided = None if threshold is None else flat[:, column] >= threshold
+        section["lost"][name] = gating.findings_lost(truth[:, column], flagged, decided)
+    return section

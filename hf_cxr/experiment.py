@@ -1,0 +1,293 @@
+"""Where data, labels, models and trainer meet: the steps that recipes put together.
+
+Nothing of the package imports this module; every recipe does.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForImageClassification
+
+from hf_cxr import figures
+from hf_cxr.arguments import Settings
+from hf_cxr.data import FilmDataset, decode, findings_matrix, load_splits
+from hf_cxr.evaluation import EvalReport, choose_operating_points, evaluate_table, is_composed
+from hf_cxr.gating import threshold_at_sensitivity
+from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.inference import predict_logits
+from hf_cxr.labels import EncodedLabels, LabelError, encode, labels_without_positives
+from hf_cxr.losses import balanced_pos_weight, build_loss
+from hf_cxr.models import (
+    SINGLE_STAGE,
+    CXRImageProcessor,
+    CXRPreTrainedModel,
+    CXRTwoStageForImageClassification,
+)
+from hf_cxr.predictions import METADATA, PredictionTable, probabilities
+from hf_cxr.runs import REPORT_FILE, RunFolder
+from hf_cxr.trainer import CXRTrainer
+
+
+@dataclass(frozen=True)
+class Films:
+    """Decoded films of every split with their labels.
+
+    Attributes:
+        decoded: Arrow rows with `pixels` and metadata. labels: encoded for their use: training policies on the
+            training split, hard and uncertain-unknown on the others. unclosed: training labels before closure.
+        provenance: where the data come from and what was left out.
+    """
+
+    hierarchy: Hierarchy
+    decoded: dict[str, datasets.Dataset]
+    labels: dict[str, EncodedLabels]
+    unclosed: EncodedLabels
+    provenance: dict[str, Any]
+
+    def dataset(self, split: str, names: tuple[str, ...] | None = None, rows: Any = None) -> FilmDataset:
+        """Films of a split; on wish only these labels and these rows."""
+        encoded, decoded = self.labels[split], self.decoded[split]
+        values = encoded.values[:, [encoded.names.index(n) for n in names or encoded.names]]
+        if rows is not None:
+            values, decoded = values[rows], decoded.select(rows)
+        return FilmDataset(decoded, values)
+
+    def prevalence(self, names: tuple[str, ...], rows: Any = None) -> dict[str, float]:
+        """Mean training target of each label over the films (or these rows) where it is known."""
+        encoded = self.labels["train"]
+        values = encoded.values if rows is None else encoded.values[rows]
+        columns = {n: values[:, encoded.names.index(n)] for n in names}
+        return {n: float(np.nanmean(c)) if (~np.isnan(c)).any() else 0.5 for n, c in columns.items()}
+
+
+def prepare_films(settings: Settings) -> Films:
+    """Build the data set, decode every film once, encode the labels; all errors in the data come up here.
+
+    Raises:
+        DataProblems, LabelError: see `data` and `labels`; also a label without a positive training film, unless
+            `allow_empty_labels`.
+    """
+    hierarchy = settings.labels.hierarchy()
+    data = settings.data
+    size = settings.model.image_size
+    processor = CXRImageProcessor(fit=settings.model.fit, size={"height": size, "width": size})
+    with PartialState().main_process_first():  # the others find the finished cache
+        splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **data.builder_options())
+        decoded = {}
+        for split, rows in splits.items():
+            decoded[split], n_unreadable = decode(
+                rows,
+                processor.prepare,
+                image_size=size,
+                fingerprint_of_prepare=processor.fingerprint,
+                num_proc=data.num_proc,
+                skip_unreadable=data.skip_missing,
+            )
+            provenance.setdefault("unreadable", {})[split] = n_unreadable
+    policy = settings.labels.policy(settings.training.seed)
+    labels = {}
+    for split, rows in decoded.items():
+        columns, raw = findings_matrix(rows)
+        labels[split] = encode(columns, raw, hierarchy, policy if split == "train" else policy.for_evaluation())
+    columns, raw = findings_matrix(decoded["train"])
+    unclosed = encode(columns, raw, hierarchy, policy, close=False)
+    if (empty := labels_without_positives(labels["train"])) and not settings.labels.allow_empty_labels:
+        raise LabelError(
+            f"no training film is positive for {', '.join(empty)}: nothing can be learned of them. Set "
+            "allow_empty_labels to train all the same, or use a taxonomy without them."
+        )
+    return Films(hierarchy, decoded, labels, unclosed, provenance)
+
+
+def label_summary(films: Films) -> dict[str, Any]:
+    """What the labels were made of, a split each, for `run.yaml`."""
+    summary: dict[str, Any] = {split: encoded.summary() for split, encoded in films.labels.items()}
+    return summary | {"without_positives": labels_without_positives(films.labels["train"])}
+
+
+def image_statistics(films: FilmDataset, n_films: int = 2048) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels in [0, 1], over evenly spaced films."""
+    rows = np.linspace(0, len(films) - 1, min(n_films, len(films))).astype(int).tolist()
+    pixels = torch.stack([film["pixel_values"] for film in films.__getitems__(rows)]).double() / 255
+    return round(pixels.mean().item(), 4), round(pixels.std().item(), 4)
+
+
+def build_model(settings: Settings, hierarchy: Hierarchy, statistics: tuple[float, float]) -> CXRPreTrainedModel:
+    """A fresh model over a hierarchy; with pretrained weights it keeps their input statistics."""
+    chosen = settings.model
+    config_class, model_class = SINGLE_STAGE[f"cxr-{chosen.model}"]
+    if chosen.backbone_weights:
+        pretrained = timm.get_pretrained_cfg(chosen.backbone)
+        statistics = float(np.mean(pretrained.mean)), float(np.mean(pretrained.std))
+    config = config_class(
+        backbone=chosen.backbone,
+        backbone_kwargs=chosen.backbone_kwargs,
+        image_size=chosen.image_size,
+        head=chosen.head,
+        head_dropout=chosen.head_dropout,
+        link=chosen.link,
+        image_mean=statistics[0],
+        image_std=statistics[1],
+        **hierarchy.to_config(),
+    )
+    model = model_class(config)
+    if chosen.backbone_weights:
+        model.load_backbone(chosen.backbone_weights)
+    return model
+
+
+def train_model(settings: Settings, films: Films, run: RunFolder) -> tuple[CXRPreTrainedModel, dict[str, Any]]:
+    """Train what the settings name: one model, or a gate and a finding model joined.
+
+    Returns:
+        the model with its best weights, and for each stage its seconds, steps, parameters and log history.
+    """
+    if not settings.model.two_stage:
+        return _train_stage(settings, films, films.hierarchy, run, None)
+    hierarchy = films.hierarchy
+    if hierarchy.gate is None:
+        raise LabelError(f"two_stage needs a gate; taxonomy '{hierarchy.name}' has none")
+    below = tuple(name for name in hierarchy.names if name != hierarchy.gate)
+    gate_settings = replace(settings, loss=replace(settings.loss, loss="bce"))  # one label has no edges
+    gate, gate_log = _train_stage(gate_settings, films, hierarchy.subset([hierarchy.gate]), run, "gate")
+    findings, finding_log = _train_stage(settings, films, hierarchy.subset(below), run, "findings")
+    validation = films.dataset("validation", (hierarchy.gate,))
+    model = CXRTwoStageForImageClassification.from_models(
+        gate,
+        findings,
+        gate_threshold=threshold_at_sensitivity(
+            validation.labels[:, 0].numpy(),
+            probabilities(predict_logits(gate, validation))[:, 0],
+            settings.training.gate_sensitivity,
+        ),
+        skipped_conditional=films.prevalence(below, _abnormal(films, "train")),
+        hierarchy_config=hierarchy.to_config(),
+    )
+    return model, gate_log | finding_log
+
+
+def _train_stage(
+    settings: Settings, films: Films, hierarchy: Hierarchy, run: RunFolder, stage: str | None
+) -> tuple[CXRPreTrainedModel, dict[str, Any]]:
+    # The finding model of two stages learns P(label | abnormal): from abnormal films only.
+    rows = {split: _abnormal(films, split) if stage == "findings" else None for split in ("train", "validation")}
+    train, validation = (films.dataset(split, hierarchy.names, rows[split]) for split in ("train", "validation"))
+    model = build_model(settings, hierarchy, image_statistics(films.dataset("train")))
+    model.set_prior(films.prevalence(hierarchy.names, rows["train"]))
+    columns = [films.unclosed.names.index(name) for name in hierarchy.names]
+    loss = build_loss(
+        settings.loss.loss,
+        hierarchy,
+        scale=settings.loss.penalty_scale,
+        edge_weight=settings.loss.edge_weight,
+        unclosed_labels_NL=torch.from_numpy(films.unclosed.values[:, columns]),
+        pos_weight_L=balanced_pos_weight(train.labels) if settings.loss.balanced_pos_weight else None,
+    )
+    arguments = copy.copy(settings.training)
+    arguments.output_dir = str(run.stage(stage))
+    if stage == "gate":
+        arguments.metric_for_best_model = "gate_auroc"
+    trainer = CXRTrainer(model, arguments, loss, train, validation, settings.augmentation)
+    resume_from = run.checkpoint(run.stage(stage))
+    output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    log = {
+        "seconds": output.metrics["train_runtime"],
+        "steps": trainer.state.global_step,
+        "steps_per_second": output.metrics["train_steps_per_second"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "processes": arguments.world_size,
+        "best_metric": trainer.state.best_metric,
+        "history": trainer.state.log_history,
+    }
+    return trainer.accelerator.unwrap_model(trainer.model), {stage or "model": log}
+
+
+def _abnormal(films: Films, split: str) -> Any:
+    encoded = films.labels[split]
+    gate = encoded.values[:, encoded.names.index(films.hierarchy.gate or "")]
+    return np.flatnonzero(gate == 1)
+
+
+def prediction_table(model: CXRPreTrainedModel, films: Films, split: str) -> PredictionTable:
+    """Predictions of a model on a split, float32, in the data set's order."""
+    rows, encoded = films.decoded[split], films.labels[split]
+    order = [encoded.names.index(name) for name in model.config.label_names]
+    return PredictionTable(
+        names=tuple(model.config.label_names),
+        ids=np.asarray(rows["id"], dtype=object),
+        patients=np.asarray(rows["patient"], dtype=object),
+        truth=encoded.values[:, order].astype(np.float64),
+        probability=probabilities(predict_logits(model, films.dataset(split), description=f"Predicting {split}")),
+        metadata=pd.DataFrame({name: list(rows[name]) for name in METADATA}),
+    )
+
+
+def finish_run(
+    model: CXRPreTrainedModel, films: Films, run: RunFolder, fit: str, settings: Settings, provenance: dict[str, Any]
+) -> EvalReport:
+    """Save the model, load it back, and write predictions, reports and figures from what was loaded.
+
+    Every reported figure is thereby one of the model on the disk. `eval_report.json` is written last.
+
+    Returns:
+        the report of the test split, or of validation where there is no test split.
+    """
+    folder, main = run.path, PartialState().is_main_process
+    log = provenance.pop("log")
+    if main:
+        model.save_pretrained(folder)
+        CXRImageProcessor.for_model(model.config, fit).save_pretrained(folder)
+    PartialState().wait_for_everyone()
+    saved = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
+    hierarchy = Hierarchy.from_config(saved.config)
+    tables = {split: prediction_table(saved, films, split) for split in films.decoded if split != "train"}
+    points = choose_operating_points(tables["validation"], hierarchy, "validation", settings.training.gate_sensitivity)
+    provenance["training"] = {
+        stage: {key: value for key, value in entry.items() if key != "history"} for stage, entry in log.items()
+    }
+    reports = {
+        split: evaluate_table(
+            table,
+            hierarchy,
+            split,
+            operating_points=points,
+            composed_by_model=is_composed(hierarchy, saved.config.link),
+            provenance=provenance,
+        )
+        for split, table in tables.items()
+    }
+    reported = reports.get("test", reports["validation"])
+    if main:
+        saved.config.operating_points = asdict(points)
+        saved.config.save_pretrained(folder)
+        for split, table in tables.items():
+            table.to_csv(folder / f"predictions_{split}.csv")
+        _draw(folder / "figures", log, reports, hierarchy, films.provenance["dataset"])
+        if "test" in reports:
+            reports["validation"].to_json(folder / "eval_report_validation.json")
+        run.remove_checkpoints()
+        reported.to_json(folder / REPORT_FILE)
+    return reported
+
+
+def _draw(
+    folder: Path, log: dict[str, Any], reports: dict[str, EvalReport], hierarchy: Hierarchy, dataset: str
+) -> None:
+    folder.mkdir(exist_ok=True)
+    toy = " (phantom: synthetic, not clinical)" if dataset == "phantom" else ""
+    for stage, entry in log.items():
+        suffix = "" if stage == "model" else f"_{stage}"
+        figures.learning_curves(entry["history"], folder / f"learning_curves{suffix}.png", f"{dataset}, {stage}{toy}")
+    groups = hierarchy.of_kind("gate", "group", "no_finding", "uncertain")
+    for split, report in reports.items():
+        figures.label_auroc(report, folder / f"auroc_{split}.png", f"{dataset}, {split} split{toy}", groups)

@@ -1,0 +1,65 @@
+"""Run a model over a split, on one process or many, and make the prediction table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hf_cxr.models import CXRPreTrainedModel, CXRTwoStageForImageClassification
+from hf_cxr.models.processing import normalise
+
+
+class FilmBatches(Protocol):
+    """A data set that gives batches of uint8 films: `data.FilmDataset` is one."""
+
+    def __len__(self) -> int:
+        """Number of films."""
+
+    def __getitems__(self, indices: list[int]) -> Sequence[dict[str, Tensor]]:
+        """Films of these positions, each with `pixel_values` (1, S, S) uint8."""
+
+
+@torch.no_grad()
+def predict_logits(
+    model: CXRPreTrainedModel,
+    films: FilmBatches,
+    *,
+    batch_size: int = 64,
+    state: PartialState | None = None,
+    description: str = "predicting",
+) -> NDArray[np.float32]:
+    """Logits (N, L) of every film, in the data set's order, on every process.
+
+    In float32 and without autocast, so that a model loaded elsewhere gives the same figures. Each process takes a
+    contiguous part; the parts are joined and counted. A two-stage model runs its second stage on every film.
+
+    Raises:
+        RuntimeError: a film was lost or doubled between the processes.
+    """
+    state = state or PartialState()
+    model = model.to(state.device).eval()  # type: ignore[arg-type]
+    extra: dict[str, Any] = {"run_all": True} if isinstance(model, CXRTwoStageForImageClassification) else {}
+    bounds = np.linspace(0, len(films), state.num_processes + 1).astype(int)
+    mine = range(bounds[state.process_index], bounds[state.process_index + 1])
+    parts = []
+    for start in tqdm(
+        range(mine.start, mine.stop, batch_size), desc=description, disable=not state.is_main_process, leave=False
+    ):
+        rows = list(range(start, min(start + batch_size, mine.stop)))
+        pixels = torch.stack([film["pixel_values"] for film in films.__getitems__(rows)]).to(state.device)
+        inputs = normalise(pixels, model.config.image_mean, model.config.image_std).to(model.dtype)
+        parts.append(model(inputs, **extra).logits.float().cpu().numpy())
+    width = len(model.config.id2label)
+    local = np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
+    together = np.concatenate(gather_object([local]))
+    if len(together) != len(films):
+        raise RuntimeError(f"{len(together)} predictions for {len(films)} films over {state.num_processes} processes")
+    return together

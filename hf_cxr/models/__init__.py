@@ -1,0 +1,32 @@
+"""Models. Self-contained: imports nothing of the project outside this folder, so it also travels as remote code."""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from .configuration import CXRConfig, CXRDenseNetConfig, CXRTwoStageConfig, CXRViTConfig
+from .densenet import CXRDenseNetForImageClassification
+from .modeling import CXROutput, CXRPreTrainedModel
+from .processing import CXRImageProcessor, FilmError
+from .two_stage import SINGLE_STAGE, CXRTwoStageForImageClassification
+from .vit import CXRViTForImageClassification
+
+for _config, _model in (*SINGLE_STAGE.values(), (CXRTwoStageConfig, CXRTwoStageForImageClassification)):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModelForImageClassification.register(_config, _model, exist_ok=True)
+    AutoImageProcessor.register(
+        _config, image_processor_classes={"torchvision": CXRImageProcessor, "pil": CXRImageProcessor}, exist_ok=True
+    )
+
+__all__ = [
+    "SINGLE_STAGE",
+    "CXRConfig",
+    "CXRDenseNetConfig",
+    "CXRDenseNetForImageClassification",
+    "CXRImageProcessor",
+    "CXROutput",
+    "CXRPreTrainedModel",
+    "CXRTwoStageConfig",
+    "CXRTwoStageForImageClassification",
+    "CXRViTConfig",
+    "CXRViTForImageClassification",
+    "FilmError",
+]

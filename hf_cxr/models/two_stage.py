@@ -1,0 +1,132 @@
+"""Gate first, findings second: the second model sees only the films that the gate does not clear."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from .configuration import CXRConfig, CXRDenseNetConfig, CXRTwoStageConfig, CXRViTConfig
+from .densenet import CXRDenseNetForImageClassification
+from .heads import chain
+from .modeling import CXROutput, CXRPreTrainedModel
+from .vit import CXRViTForImageClassification
+
+SINGLE_STAGE: dict[str, tuple[type[CXRConfig], type[CXRPreTrainedModel]]] = {
+    CXRDenseNetConfig.model_type: (CXRDenseNetConfig, CXRDenseNetForImageClassification),
+    CXRViTConfig.model_type: (CXRViTConfig, CXRViTForImageClassification),
+}
+
+
+class CXRTwoStageForImageClassification(CXRPreTrainedModel):
+    """Two single-stage models: a gate, and a finding model trained on abnormal films (P(label | abnormal)).
+
+    The outputs are composed by the chain rule, P(label) = P(abnormal) · P(label | abnormal), so every label lies
+    below the gate. For a cleared film the finding model is not run; P(label | abnormal) is then its prevalence
+    among abnormal training films (`config.skipped_conditional`): what is known of a film that nobody looked at
+    twice. `CXROutput.finding_model_ran` tells the two apart. (R2 writes zeros there, which destroys every
+    ranking figure.)
+    """
+
+    config_class = CXRTwoStageConfig
+    config: CXRTwoStageConfig
+
+    def __init__(self, config: CXRTwoStageConfig) -> None:
+        super().__init__(config)
+        self.gate = _build(config.gate_model)
+        self.findings = _build(config.finding_model)
+        gate_name, finding_names = self.gate.config.label_names[0], self.findings.config.label_names
+        self.order = [(gate_name, *finding_names).index(name) for name in config.label_names]
+        skipped = torch.tensor([config.skipped_conditional[name] for name in finding_names])
+        self.register_buffer("skipped_scores", torch.logit(skipped, eps=1e-4))
+        self.post_init()
+
+    @classmethod
+    def from_models(
+        cls,
+        gate: CXRPreTrainedModel,
+        findings: CXRPreTrainedModel,
+        *,
+        gate_threshold: float,
+        skipped_conditional: dict[str, float],
+        hierarchy_config: dict[str, Any],
+    ) -> "CXRTwoStageForImageClassification":
+        """Join two trained models, whose weights are copied.
+
+        Args:
+            gate: a model whose only label is the gate.
+            findings: a model of all other labels.
+            gate_threshold: gate probability from which the finding model runs.
+            skipped_conditional: `{label: P(label | abnormal)}` in (0, 1) for each label of `findings`.
+            hierarchy_config: `Hierarchy.to_config()` of all labels together.
+
+        Raises:
+            ValueError: the two label sets do not make up the hierarchy, or their inputs differ.
+        """
+        mine, theirs = gate.config, findings.config
+        together = [*mine.label_names, *theirs.label_names]
+        if len(mine.label_names) != 1 or sorted(together) != sorted(hierarchy_config["node_kinds"]):
+            raise ValueError(
+                f"gate has labels {mine.label_names}, findings {theirs.label_names}; together they must be "
+                f"{list(hierarchy_config['node_kinds'])}, the gate alone in the first"
+            )
+        if outside := [n for n, kind in hierarchy_config["node_kinds"].items() if kind in ("no_finding", "uncertain")]:
+            raise ValueError(f"{outside} do not lie below the gate and cannot be composed; use a taxonomy without them")
+        for key in ("image_size", "image_mean", "image_std"):
+            if getattr(mine, key) != getattr(theirs, key):
+                raise ValueError(f"{key}: gate has {getattr(mine, key)}, findings {getattr(theirs, key)}; must agree")
+        config = CXRTwoStageConfig(
+            gate_model=mine.to_dict(),
+            finding_model=theirs.to_dict(),
+            gate_threshold=gate_threshold,
+            skipped_conditional=skipped_conditional,
+            backbone=f"{mine.backbone} + {theirs.backbone}",
+            image_size=mine.image_size,
+            image_mean=mine.image_mean,
+            image_std=mine.image_std,
+            link="conditional",
+            **hierarchy_config,
+        )
+        model = cls(config)
+        model.gate.load_state_dict(gate.state_dict())
+        model.findings.load_state_dict(findings.state_dict())
+        return model
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: the two inner models have initialised themselves."""
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """In both models."""
+        self.gate.gradient_checkpointing_enable()
+        self.findings.gradient_checkpointing_enable()
+
+    def gradient_checkpointing_disable(self) -> None:
+        """In both models."""
+        self.gate.gradient_checkpointing_disable()
+        self.findings.gradient_checkpointing_disable()
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, run_all: bool = False, **_: Any) -> CXROutput:
+        """Logits of composed probabilities.
+
+        Args:
+            pixel_values: (B, 1, S, S), normalised.
+            labels: not used.
+            run_all: run the finding model on every film, for evaluation without the hard gate.
+        """
+        gate_B1 = self.gate(pixel_values).logits
+        passed_B = (gate_B1[:, 0].double().sigmoid() >= self.config.gate_threshold) | run_all
+        scores_BL = self.skipped_scores.float().expand(len(pixel_values), -1).clone()
+        if passed_B.any():
+            scores_BL[passed_B] = self.findings(pixel_values[passed_B]).logits
+        log_p, log_q = chain(F.logsigmoid(gate_B1), F.logsigmoid(-gate_B1), scores_BL)
+        logits_BL = torch.cat([gate_B1, log_p - log_q], dim=1)[:, self.order]
+        return CXROutput(logits=logits_BL, finding_model_ran=passed_B)
+
+
+def _build(plain: dict[str, Any]) -> PreTrainedModel:
+    kind = plain.get("model_type", "")
+    if kind not in SINGLE_STAGE:
+        raise ValueError(f"model_type {kind!r} of a stage: expected one of {', '.join(SINGLE_STAGE)}")
+    config_class, model_class = SINGLE_STAGE[kind]
+    return model_class(config_class.from_dict(plain))

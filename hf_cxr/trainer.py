@@ -1,0 +1,278 @@
+"""`CXRTrainer`: transformers' Trainer with an injected loss, hierarchical evaluation, and no silent failures."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import defaultdict
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler, default_collate
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_cxr.augmentation import AugmentationConfig, augment
+from hf_cxr.averaging import FILE_NAME, WeightAverage, average_batch_norm
+from hf_cxr.evaluation import choose_operating_points, evaluate_table, is_composed
+from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.losses import LossOutput, count_known
+from hf_cxr.models import CXRPreTrainedModel
+from hf_cxr.models.processing import normalise
+from hf_cxr.predictions import PredictionTable, probabilities
+from hf_cxr.sampling import EpochSampler, repeat_factors
+from hf_cxr.training_arguments import CXRTrainingArguments
+
+COMPLETE = "complete"
+"""Empty file that a checkpoint gets last: one without it was interrupted while being written."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class CXRTrainer(Trainer):
+    """Trains a single-stage model.
+
+    Args:
+        model: a model whose config holds its hierarchy.
+        args: see `CXRTrainingArguments`.
+        loss: module `(logits_BL, labels_BL, divisors) -> LossOutput` (`hf_cxr.losses`); every component is logged.
+        train_dataset, eval_dataset: give `pixel_values` (1, S, S) uint8, `labels` (L,) with NaN = unknown and
+            `index`, the film's position (`hf_cxr.data.FilmDataset`).
+        augmentation: of training batches, on the model's device.
+        **kwargs: as for Trainer, e.g. `processing_class`, `callbacks`.
+
+    `evaluate` returns flat and gated figures (`hf_cxr.evaluation`) computed on the gathered validation split, with
+    the averaged weights if there are any. Thresholds in them come from the validation split itself; the report of
+    a finished run takes the test split at the thresholds of the validation split instead.
+
+    Raises:
+        NonFiniteLossError: at the first log after a loss that is not finite, before any checkpoint is written.
+    """
+
+    args: CXRTrainingArguments
+
+    def __init__(
+        self,
+        model: CXRPreTrainedModel,
+        args: CXRTrainingArguments,
+        loss: nn.Module,
+        train_dataset: Dataset[Any],
+        eval_dataset: Dataset[Any],
+        augmentation: AugmentationConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.hierarchy = Hierarchy.from_config(model.config)
+        self.augmentation = augmentation or AugmentationConfig()
+        if args.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=default_collate,
+            compute_metrics=self._figures,
+            **kwargs,
+        )
+        self.loss = loss.to(args.device)
+        self.loss_is_scaled_for_ga = True
+        self._components: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=args.device))
+        self.average: WeightAverage | None = None
+        if args.ema_decay:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("ema_decay needs whole weights on every process; set it to 0 under FSDP or DeepSpeed")
+            self.average = WeightAverage(self.model, args.ema_decay)
+            self.add_callback(_UpdateAverage(self.average))
+        if args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    # ---- batches ----
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
+        films: Any = train_dataset if train_dataset is not None else self.train_dataset
+        weight_N = repeat_factors(films.labels) if self.args.sampling == "label_balanced" else None
+        return EpochSampler(films, self.args.seed, self._epoch, weight_N)
+
+    def _epoch(self) -> int:
+        # The Trainer sets epoch + (step + 1) / steps, which is exactly epoch + 1 after the last step.
+        return int(self.state.epoch or 0)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = dict(super()._prepare_inputs(inputs))
+        pixels = inputs["pixel_values"]
+        if self.model.training:
+            pixels = augment(pixels, inputs["index"], self.augmentation, seed=self.args.seed, epoch=self._epoch())
+        pixels = normalise(pixels, self.model.config.image_mean, self.model.config.image_std)
+        layout = torch.channels_last if self.args.channels_last else torch.contiguous_format
+        return {**inputs, "pixel_values": pixels.contiguous(memory_format=layout)}
+
+    # ---- loss ----
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
+        """Known labels and films over all micro-batches and processes, (2,): the divisors of the loss.
+
+        With them the accumulated gradient is that of the large batch, however unevenly labels are known.
+        """
+        if not batch_samples:
+            return None
+        counts = torch.stack([count_known(batch["labels"]) for batch in batch_samples]).sum(0).to(device)
+        return self.accelerator.reduce(counts, "sum")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Loss of a micro-batch as its part of the whole step's loss."""
+        outputs = model(pixel_values=inputs["pixel_values"])
+        loss: LossOutput = self.loss(outputs.logits, inputs["labels"], num_items_in_batch)
+        # Gradients are averaged over processes, the divisors are sums over them.
+        scale = self.accelerator.num_processes if num_items_in_batch is not None else 1
+        for name, value in loss.components.items():
+            self._components[name] += value * scale
+        total = loss.total * scale
+        return (total, outputs) if return_outputs else total
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, with the loss components since the last log; refuses a loss that is not finite."""
+        if "loss" in logs and "grad_norm" in logs:
+            n_steps = max(self.state.global_step - getattr(self, "_step_of_last_components", 0), 1)
+            for name, value in self._components.items():
+                logs[f"loss_{name}"] = self.accelerator.reduce(value, "mean").item() / n_steps
+            self._components.clear()
+            self._step_of_last_components = self.state.global_step
+            broken = [name for name, value in logs.items() if name.startswith("loss") and not math.isfinite(value)]
+            if broken:
+                raise NonFiniteLossError(
+                    f"{', '.join(broken)} not finite at or before step {self.state.global_step} (learning rate "
+                    f"{logs.get('learning_rate')}). Lower the learning rate, clip with max_grad_norm, or switch off "
+                    "fp16. Checkpoints written before are whole."
+                )
+        super().log(logs, *args, **kwargs)
+
+    # ---- evaluation ----
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Figures on the validation split; see the class."""
+        average_batch_norm(self.model)
+        if self.average:
+            self.average.average_over_processes()
+        with self.average.applied(self.model) if self.average else nullcontext():
+            return super().evaluate(*args, **kwargs)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[None, Tensor, tuple[Tensor, Tensor]]:
+        """Logits, and labels with the film's index, by which `_figures` proves that no film is lost or doubled."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = model(pixel_values=inputs["pixel_values"]).logits
+        return None, logits.float(), (inputs["labels"], inputs["index"])
+
+    def _figures(self, prediction: EvalPrediction) -> dict[str, float]:
+        labels, index = prediction.label_ids
+        order = np.argsort(index, kind="stable")
+        if not np.array_equal(index[order], np.arange(len(index))) or len(index) != len(self.eval_dataset):  # type: ignore[arg-type]
+            raise RuntimeError(
+                f"evaluation gathered {len(index)} rows ({len(set(index.tolist()))} different) of "
+                f"{len(self.eval_dataset)} films"  # type: ignore[arg-type]
+            )
+        logits, labels = np.asarray(prediction.predictions)[order], labels[order]
+        divisors = count_known(torch.tensor(labels)).to(self.args.device)
+        loss = self.loss(torch.tensor(logits).to(self.args.device), torch.tensor(labels).to(self.args.device), divisors)
+        table = PredictionTable(
+            self.hierarchy.names,
+            index[order].astype(str),
+            index[order].astype(str),
+            np.round(labels).astype(float),
+            probabilities(logits),
+            pd.DataFrame(index=range(len(index))),
+        )
+        points = choose_operating_points(table, self.hierarchy, "validation", self.args.gate_sensitivity)
+        report = evaluate_table(
+            table,
+            self.hierarchy,
+            "validation",
+            operating_points=points,
+            composed_by_model=is_composed(self.hierarchy, self.model.config.link),
+        )
+        gate = report.gate or {}
+        figures = {
+            "loss": loss.total.item(),
+            **{f"loss_{name}": value.item() for name, value in loss.components.items()},
+            **{k: report.aggregate[k] for k in ("macro_auroc", "weighted_auroc")},
+            "gated_macro_auroc": gate.get("gated", {}).get("macro_auroc"),
+            **{f"gate_{k}": gate.get(k) for k in ("auroc", "sensitivity", "specificity", "skip_rate")},
+            "share_out_of_order": report.hierarchy["flat"]["share_out_of_order"],
+        }
+        figures = {name: value for name, value in figures.items() if value is not None}
+        wanted = str(self.args.metric_for_best_model).removeprefix("eval_")
+        if not math.isfinite(figures.get(wanted, math.nan)):
+            raise RuntimeError(
+                f"metric_for_best_model '{wanted}' is undefined on the validation split; figures are {figures}. "
+                "Choose another, or a validation split in which every class stands."
+            )
+        return figures
+
+    # ---- optimiser, checkpoints ----
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weight decay on matrices and kernels only: not on norms, biases, class token or position embedding."""
+        kept_free = ("cls_token", "pos_embed", "reg_token", "dist_token")
+        return [n for n, p in model.named_parameters() if p.ndim > 1 and not n.endswith(kept_free)]
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; afterwards the model holds the weights that were evaluated as best (averaged ones if kept)."""
+        output = super().train(*args, **kwargs)
+        average_batch_norm(self.model)
+        if self.average:
+            best = self.state.best_model_checkpoint
+            if self.args.load_best_model_at_end and best:
+                self.average.load(Path(best))
+            self.average.copy_to(self.model)
+        return output
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save and folder.exists():  # left by an interrupted save
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        if self.average and self.args.should_save:
+            self.average.save(folder)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (folder / COMPLETE).touch()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average:
+            if not (Path(resume_from_checkpoint) / FILE_NAME).exists():
+                raise FileNotFoundError(f"{resume_from_checkpoint} has no {FILE_NAME}: trained without ema_decay")
+            self.average.load(Path(resume_from_checkpoint))
+
+
+class _UpdateAverage(TrainerCallback):
+    """Takes the weights into the average after each optimiser step."""
+
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any) -> None:
+        assert model is not None
+        self.average.update(model)
+
+
+def last_complete_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run that was written to its end, or None."""
+    found = [path.parent for path in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
+    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)

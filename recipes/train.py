@@ -1,0 +1,55 @@
+"""Train a hierarchical chest X-ray classifier: data set folder in, trained and evaluated model out.
+
+    accelerate launch recipes/train.py recipes/configs/quickstart.yaml
+    accelerate launch recipes/train.py recipes/configs/nih128_cpu.yaml --data_dir ../shared/data/nih128
+    accelerate launch recipes/train.py recipes/configs/chexpert_densenet121_hbce.yaml --data_dir /data/CheXpert-v1.0-small
+
+Every setting is a key of the YAML file and an option of the command line, which wins (`--help` lists them).
+The output folder gets the model, `run.yaml`, `predictions_*.csv`, `eval_report.json` and `figures/`.
+"""
+
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from hf_cxr.arguments import SettingsError, parse_settings
+from hf_cxr.data import DataProblems
+from hf_cxr.experiment import finish_run, label_summary, prepare_films, train_model
+from hf_cxr.hierarchy import HierarchyError
+from hf_cxr.labels import LabelError
+from hf_cxr.runs import REPORT_FILE, RunFolder, RunFolderError, describe_run, provenance
+from hf_cxr.summary import report_table
+
+
+def main() -> None:
+    """Parse, prepare, train, evaluate, say where everything is."""
+    settings = parse_settings(description=__doc__)
+    arguments = settings.training
+    run = RunFolder(str(arguments.output_dir), overwrite=settings.run.overwrite, resume=settings.run.resume)
+    _ = arguments.device  # sets up the processes
+    state = PartialState()
+    set_seed(arguments.seed)
+
+    films = prepare_films(settings)
+    described = describe_run(settings.to_plain(), films.provenance, label_summary(films))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        run.claim(described)
+    state.wait_for_everyone()
+
+    model, log = train_model(settings, films, run)
+    report = finish_run(model, films, run, settings.model.fit, settings, provenance(described) | {"log": log})
+    if state.is_main_process:
+        print(f"\n{report_table(report)}\n")
+        for name in (REPORT_FILE, "predictions_test.csv", "run.yaml", "model.safetensors", "figures"):
+            if (run.path / name).exists():
+                print(f"{name:22} {(run.path / name).resolve()}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (DataProblems, HierarchyError, LabelError, RunFolderError, SettingsError, FileNotFoundError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")
