@@ -56,7 +56,7 @@ class DataArguments:
     def builder_options(self) -> dict[str, Any]:
         """Options for `data.load_splits`."""
         own = ("view", "validation_fraction", "split_seed", "skip_missing")
-        return {name: getattr(self, name) for name in own} | dict(self.data_options or {})  # type: ignore[arg-type]
+        return {name: getattr(self, name) for name in own} | _json("data_options", self.data_options)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class LabelArguments:
     def policy(self, seed: int) -> LabelPolicy:
         """The label policy as set."""
         uncertain = _json("uncertain", self.uncertain) if self.uncertain.startswith("{") else self.uncertain
-        return LabelPolicy(uncertain, self.blank, self.conflict, seed)  # type: ignore[arg-type]
+        return LabelPolicy(uncertain, self.blank, self.conflict, seed)
 
 
 @dataclass

@@ -150,7 +150,8 @@ def evaluate_table(
         name: _label_figures(truth[:, i], probability[:, i], points.thresholds.get(name) if points else None)
         for i, name in enumerate(hierarchy.names)
     }
-    gate, composed = None, probability
+    gate: dict[str, Any] | None = None
+    composed: Any = probability
     if hierarchy.gate:
         at = hierarchy.names.index(hierarchy.gate)
         gating.check_two_classes(truth[:, at], hierarchy.gate, split)

@@ -45,7 +45,7 @@ def predict_logits(
         RuntimeError: a film was lost or doubled between the processes.
     """
     state = state or PartialState()
-    model = model.to(state.device).eval()  # type: ignore[arg-type]
+    model = model.to(state.device).eval()
     extra: dict[str, Any] = {"run_all": True} if isinstance(model, CXRTwoStageForImageClassification) else {}
     bounds = np.linspace(0, len(films), state.num_processes + 1).astype(int)
     mine = range(bounds[state.process_index], bounds[state.process_index + 1])

@@ -202,5 +202,6 @@ def build_loss(
     if edge_weight == "data":
         if unclosed_labels_NL is None:
             raise ValueError("edge_weight 'data' needs the training labels before closure")
-        weight_E = edge_weights_from_labels(unclosed_labels_NL, *map(torch.tensor, hierarchy.edge_indices))
+        parent_E, child_E = (torch.tensor(side) for side in hierarchy.edge_indices)
+        weight_E = edge_weights_from_labels(unclosed_labels_NL, parent_E, child_E)
     return HBCELoss(hierarchy, name.removeprefix("hbce_"), scale, weight_E, pos_weight_L)

@@ -70,7 +70,11 @@ class PredictionTable:
 
     def to_csv(self, path: Path) -> None:
         """Write the table; the file appears whole or not at all."""
-        columns: dict[str, Any] = {"id": self.ids, "patient": self.patients, **self.metadata.to_dict("list")}
+        columns: dict[str, Any] = {
+            "id": self.ids,
+            "patient": self.patients,
+            **{str(name): self.metadata[name] for name in self.metadata},
+        }
         for i, name in enumerate(self.names):
             columns[name] = pd.array(np.where(np.isnan(self.truth[:, i]), np.nan, self.truth[:, i])).astype("Int8")
             columns[f"{name}_prob"] = self.probability[:, i]

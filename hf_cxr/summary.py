@@ -7,7 +7,7 @@ from hf_cxr.evaluation import EvalReport
 
 def report_table(report: EvalReport) -> str:
     """The report as text: a row a label, then aggregates, gate and hierarchy. Undefined figures are `–`."""
-    rows = [("label", "positive", "negative", "AUROC", "AP", "sens.", "spec.", "lost at gate")]
+    rows: list[tuple[str, ...]] = [("label", "positive", "negative", "AUROC", "AP", "sens.", "spec.", "lost at gate")]
     lost = (report.gate or {}).get("lost", {})
     for name, figures in report.labels.items():
         gone = f"{lost[name]['n_true_cleared']}/{lost[name]['n_true']}" if name in lost else ""

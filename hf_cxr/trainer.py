@@ -83,6 +83,7 @@ class CXRTrainer(Trainer):
         )
         self.loss = loss.to(args.device)
         self.loss_is_scaled_for_ga = True
+        self._components_since = 0
         self._components: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=args.device))
         self.average: WeightAverage | None = None
         if args.ema_decay:
@@ -137,6 +138,8 @@ class CXRTrainer(Trainer):
         loss: LossOutput = self.loss(outputs.logits, inputs["labels"], num_items_in_batch)
         # Gradients are averaged over processes, the divisors are sums over them.
         scale = self.accelerator.num_processes if num_items_in_batch is not None else 1
+        if not self._components:
+            self._components_since = self.state.global_step
         for name, value in loss.components.items():
             self._components[name] += value * scale
         total = loss.total * scale
@@ -145,11 +148,10 @@ class CXRTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the loss components since the last log; refuses a loss that is not finite."""
         if "loss" in logs and "grad_norm" in logs:
-            n_steps = max(self.state.global_step - getattr(self, "_step_of_last_components", 0), 1)
+            n_steps = self.state.global_step - self._components_since
             for name, value in self._components.items():
                 logs[f"loss_{name}"] = self.accelerator.reduce(value, "mean").item() / n_steps
             self._components.clear()
-            self._step_of_last_components = self.state.global_step
             broken = [name for name, value in logs.items() if name.startswith("loss") and not math.isfinite(value)]
             if broken:
                 raise NonFiniteLossError(
@@ -181,10 +183,10 @@ class CXRTrainer(Trainer):
     def _figures(self, prediction: EvalPrediction) -> dict[str, float]:
         labels, index = prediction.label_ids
         order = np.argsort(index, kind="stable")
-        if not np.array_equal(index[order], np.arange(len(index))) or len(index) != len(self.eval_dataset):  # type: ignore[arg-type]
+        if not np.array_equal(index[order], np.arange(len(index))) or len(index) != len(self.eval_dataset):
             raise RuntimeError(
                 f"evaluation gathered {len(index)} rows ({len(set(index.tolist()))} different) of "
-                f"{len(self.eval_dataset)} films"  # type: ignore[arg-type]
+                f"{len(self.eval_dataset)} films"
             )
         logits, labels = np.asarray(prediction.predictions)[order], labels[order]
         divisors = count_known(torch.tensor(labels)).to(self.args.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -58,4 +59,5 @@ class CXRTrainingArguments(TrainingArguments):
         if self.lr_scheduler_type == "reduce_lr_on_plateau":
             # torch's default mode is "min", also when a higher figure is better.
             plateau = {"mode": "max" if self.greater_is_better else "min"}
-            self.lr_scheduler_kwargs = plateau | dict(self.lr_scheduler_kwargs or {})
+            given: Any = getattr(self, "lr_scheduler_kwargs", None)
+            self.lr_scheduler_kwargs = plateau | dict(given or {})

@@ -2,7 +2,8 @@
 
     accelerate launch recipes/train.py recipes/configs/quickstart.yaml
     accelerate launch recipes/train.py recipes/configs/nih128_cpu.yaml --data_dir ../shared/data/nih128
-    accelerate launch recipes/train.py recipes/configs/chexpert_densenet121_hbce.yaml --data_dir /data/CheXpert-v1.0-small
+    accelerate launch recipes/train.py recipes/configs/chexpert_densenet121_hbce.yaml \\
+        --data_dir /data/CheXpert-v1.0-small
 
 Every setting is a key of the YAML file and an option of the command line, which wins (`--help` lists them).
 The output folder gets the model, `run.yaml`, `predictions_*.csv`, `eval_report.json` and `figures/`.

@@ -51,9 +51,7 @@ class FilmBuilder(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIG_CLASS: ClassVar[type[FilmConfig]] = FilmConfig
     FINDINGS: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self, data_dir: str | Path | None = None, cache_dir: str | Path | None = None, **options: Any
-    ) -> None:
+    def __init__(self, data_dir: str | Path | None = None, cache_dir: str | Path | None = None, **options: Any) -> None:
         config = self._config(data_dir, options)
         self.index = self._assemble(config, with_images=True)
         paths = list(self.index.films["image"])

@@ -42,7 +42,8 @@ def decode(
 
     Args:
         dataset: with the columns `image` (undecoded or not) and `id`.
-        prepare: from the image as Pillow reads it (any mode, 16-bit included) to (S, S) uint8.
+        prepare: from the image as Pillow reads it (any mode, 16-bit included) to (S, S) uint8; a ValueError
+            means that this image is no film.
         image_size: S, in pixels.
         fingerprint_of_prepare: stands for what `prepare` does; two that differ must not share one.
         num_proc: processes; `prepare` must then be picklable.
@@ -55,8 +56,10 @@ def decode(
     Raises:
         DataProblems: pixels of some films cannot be decoded; raised after the whole pass, with all of them
             counted, unless `skip_unreadable`.
-        ValueError: `prepare` returned something else than (S, S) uint8.
+        ValueError: there are no films, or `prepare` returned something else than (S, S) uint8.
     """
+    if not len(dataset):
+        raise ValueError("received no films to decode, expected at least one")
     name = Hasher.hash((CACHE_VERSION, dataset._fingerprint, image_size, fingerprint_of_prepare))
     undecoded = dataset.cast_column("image", datasets.Image(decode=False))
     kept = {key: value for key, value in undecoded.features.items() if key != "image"}
@@ -95,8 +98,10 @@ def _decode_film(film: dict[str, Any], prepare: Prepare, size: int) -> dict[str,
             image.load()
     except Exception as error:  # Pillow's plug-ins raise more than OSError on broken data
         return {"pixels": None, FAULT: f"{type(error).__name__}: {error}"}
-    # outside the try: what `prepare` raises is a defect of the program, not of the file
-    prepared = np.ascontiguousarray(prepare(image))
+    try:
+        prepared = np.ascontiguousarray(prepare(image))
+    except ValueError as error:  # the processor's word for an image that is no film, such as a blank one
+        return {"pixels": None, FAULT: f"{type(error).__name__}: {error}"}
     if prepared.dtype != np.uint8 or prepared.shape != (size, size):
         received = f"{prepared.dtype} {prepared.shape}"
         raise ValueError(f"prepare gave {received} for {film['id']}, expected uint8 ({size}, {size})")

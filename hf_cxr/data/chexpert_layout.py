@@ -33,13 +33,18 @@ def split_paths(paths: pd.Series, default: str) -> pd.DataFrame:
         (N, 4) `id`, `patient` (patient00001), `study` (patient00001/study1), `side` (frontal, lateral or
         null); the first three empty where the path is not CheXpert's.
     """
-    parts = paths.str.replace("\\", "/", regex=False).str.extract(_PATH)
-    part = parts["part"].fillna(parts["batch"]).fillna(default)
-    study = parts["patient"] + "/" + parts["study"]
-    film = part + "/" + study + "/" + parts["name"]
-    named = {"id": film, "patient": parts["patient"], "study": study}
-    films = pd.DataFrame({key: cells.fillna("").astype("str") for key, cells in named.items()})
-    return films.assign(side=parts["side"])
+    # a plain loop: pandas' str.extract takes three times as long
+    rows: list[tuple[str, str, str, str | None]] = []
+    for path in paths:
+        match = _PATH.search(path.replace("\\", "/"))
+        if match is None:
+            rows.append(("", "", "", None))
+        else:
+            batch, part, patient, study, name, side = match.groups()
+            study = f"{patient}/{study}"
+            rows.append((f"{part or batch or default}/{study}/{name}", patient, study, side))
+    films = pd.DataFrame(rows, columns=["id", "patient", "study", "side"], dtype=object)
+    return films.astype({"id": "str", "patient": "str", "study": "str"})
 
 
 def table_folders(folder: Path) -> list[Path]:
@@ -78,5 +83,5 @@ def locate_images(films: pd.DataFrame, folders: list[Path]) -> None:
         part, _, rest = film.partition("/")
         patient, _, name = rest.partition("/")
         folder = found.get(f"{part}/{patient}")
-        images.append(f"{folder}/{name}" if folder else f"{expected}/{film}")
+        images.append(f"{folder}/{name}" if folder else f"{expected}/{film}" if film else "")
     films["image"] = images

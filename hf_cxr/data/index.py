@@ -97,8 +97,9 @@ class FilmIndex:
         faults[sizes == 0] = "the file is empty"
         there = np.flatnonzero(sizes > 0)
         faults[there] = header_faults([paths[i] for i in there])
-        missing = sizes == MISSING
-        unreadable = ~missing & (faults != "")
+        # a row whose path could not be read is a problem of its own already
+        missing = (sizes == MISSING) & (self.films["image"] != "").to_numpy(dtype=bool)
+        unreadable = (sizes != MISSING) & (faults != "")
         for kind, mask in ((MISSING_IMAGE, missing), (UNREADABLE_IMAGE, unreadable)):
             if skip_missing:
                 self.skipped[kind] = int(mask.sum())

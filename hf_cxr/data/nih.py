@@ -225,9 +225,7 @@ def _locate_images(index: FilmIndex, folder: Path) -> None:
                         twice[entry.name] = entry.path
     expected = next(place for place in folders if place.is_dir())
     ids = index.films["id"]
-    index.films["image"] = [found.get(name) or str(expected / name) for name in ids]
+    index.films["image"] = [found.get(name) or (f"{expected}/{name}" if name else "") for name in ids]
     double = index.films[ids.isin(list(twice))]
     details = [f"also at {twice[name]}; keep one of the two" for name in double["id"]]
-    index.problems.add(
-        AMBIGUOUS_IMAGE, list(double["file"]), list(double["row"]), details, list(double["image"])
-    )
+    index.problems.add(AMBIGUOUS_IMAGE, list(double["file"]), list(double["row"]), details, list(double["image"]))

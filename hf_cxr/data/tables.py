@@ -105,9 +105,7 @@ def _plain_cells(text: str) -> tuple[list[str], list[pd.Series], np.ndarray] | N
     return header, [table[name].to_pandas().astype("str") for name in types], filled[1:] + 1
 
 
-def _quoted_cells(
-    text: str, path: Path, problems: ProblemLog
-) -> tuple[list[str], list[pd.Series], np.ndarray]:
+def _quoted_cells(text: str, path: Path, problems: ProblemLog) -> tuple[list[str], list[pd.Series], np.ndarray]:
     """As `_plain_cells` for any table; logs rows with too few cells, or with more that are not blank."""
     # newline="" leaves line ends inside quoted cells to the csv module, which counts them
     reader = csv.reader(io.StringIO(text, newline=""))

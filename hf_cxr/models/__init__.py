@@ -9,7 +9,11 @@ from .processing import CXRImageProcessor, FilmError
 from .two_stage import SINGLE_STAGE, CXRTwoStageForImageClassification
 from .vit import CXRViTForImageClassification
 
-for _config, _model in (*SINGLE_STAGE.values(), (CXRTwoStageConfig, CXRTwoStageForImageClassification)):
+_PAIRS: tuple[tuple[type[CXRConfig], type[CXRPreTrainedModel]], ...] = (
+    *SINGLE_STAGE.values(),
+    (CXRTwoStageConfig, CXRTwoStageForImageClassification),
+)
+for _config, _model in _PAIRS:
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForImageClassification.register(_config, _model, exist_ok=True)
     AutoImageProcessor.register(

@@ -1,5 +1,6 @@
 """Configuration of the models: everything that `from_pretrained` needs, no CSV and no YAML."""
 
+from dataclasses import field
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -38,15 +39,15 @@ class CXRConfig(PretrainedConfig):
     model_type = "cxr"
 
     backbone: str = "densenet121"
-    backbone_kwargs: dict[str, Any] | None = None
+    backbone_kwargs: dict[str, Any] = field(default_factory=dict)
     image_size: int = 224
     head: str = "plain"
     head_dropout: float = 0.0
     link: str = "flat"
-    parents: dict[str, list[str]] | None = None
-    node_kinds: dict[str, str] | None = None
+    parents: dict[str, list[str]] = field(default_factory=dict)
+    node_kinds: dict[str, str] = field(default_factory=dict)
     gate: dict[str, str] | None = None
-    label_subsets: dict[str, list[str]] | None = None
+    label_subsets: dict[str, list[str]] = field(default_factory=dict)
     taxonomy: str = ""
     image_mean: float = 0.5
     image_std: float = 0.25
@@ -57,8 +58,6 @@ class CXRConfig(PretrainedConfig):
             raise ValueError(
                 f"got head={self.head!r}, link={self.link!r}; expected head in {HEADS} and link in {LINKS}"
             )
-        for name in ("backbone_kwargs", "parents", "node_kinds", "label_subsets"):
-            setattr(self, name, getattr(self, name) or {})
         # transformers' own pipeline picks the sigmoid by this.
         self.problem_type = "multi_label_classification"
         super().__post_init__(**kwargs)
@@ -111,7 +110,7 @@ class CXRTwoStageConfig(CXRConfig):
 
     model_type = "cxr-two-stage"
 
-    gate_model: dict[str, Any] | None = None
-    finding_model: dict[str, Any] | None = None
+    gate_model: dict[str, Any] = field(default_factory=dict)
+    finding_model: dict[str, Any] = field(default_factory=dict)
     gate_threshold: float = 0.5
-    skipped_conditional: dict[str, float] | None = None
+    skipped_conditional: dict[str, float] = field(default_factory=dict)

@@ -3,6 +3,8 @@
 Shapes: B films, C channels, H × W grid, L labels.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -136,7 +138,7 @@ class CXRHead(nn.Module):
     def __init__(self, config: CXRConfig, channels: int) -> None:
         super().__init__()
         trunk = {"plain": PlainTrunk, "r1": R1Trunk}[config.head]
-        self.trunk = trunk(channels, len(config.id2label), config.head_dropout)
+        self.trunk: Any = trunk(channels, len(config.id2label), config.head_dropout)
         names = config.label_names
         if config.link == "conditional":
             self.link: nn.Module = ConditionalLink([[names.index(p) for p in config.parents.get(n, [])] for n in names])

@@ -42,7 +42,7 @@ class CXRPreTrainedModel(PreTrainedModel):
     # With the default True the Trainer would scale masked losses by the accumulation steps.
     accepts_loss_kwargs = False
 
-    backbone: nn.Module
+    backbone: Any  # a timm model: its attributes are not declared
     head: CXRHead
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class CXRPreTrainedModel(PreTrainedModel):
         self.backbone.load_state_dict(donor.state_dict(), strict=True)
 
 
-def create_backbone(config: CXRConfig, **kwargs: Any) -> nn.Module:
+def create_backbone(config: CXRConfig, **kwargs: Any) -> Any:
     """The timm backbone of a config: one input channel, no classifier."""
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config.backbone_kwargs.items()}
     return timm.create_model(config.backbone, **{"pretrained": False, **kwargs}, in_chans=1, num_classes=0, **arguments)

@@ -126,7 +126,7 @@ class CXRImageProcessor(TorchvisionBackend):
     """
 
     model_input_names = ["pixel_values"]
-    size = {"height": 224, "width": 224}
+    size: Any = {"height": 224, "width": 224}
     image_mean = [0.5]
     image_std = [0.25]
 

@@ -5,7 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import write_image
+from film_folders import write_image
 
 from hf_cxr.data import DataProblems, FilmDataset, NIHChestXray14, decode
 
@@ -77,7 +77,8 @@ def test_images_reach_prepare_as_they_are(nih, cache, mode):
     films = training(folder, cache)
     counter = Counting()
     decoded, _ = run(films, counter)
-    assert [m for m, _ in counter.modes].count(mode) == 1 and counter.modes[3][0] == mode
+    assert [m for m, _ in counter.modes].count(mode) == 1
+    assert counter.modes[3][0] == mode
     if mode != "P":
         gray = np.random.default_rng(5).integers(0, 256, (24, 24), dtype=np.uint8)
         assert decoded[3]["pixels"] == gray[:SIZE, :SIZE].tobytes()
@@ -99,7 +100,8 @@ def test_truncated_pixels_are_collected_over_the_whole_pass(nih, cache, num_proc
     with pytest.raises(DataProblems) as caught:
         run(films, num_proc=num_proc)
     error = caught.value
-    assert error.totals == {"unreadable image": 12} and len(error.problems) == 10
+    assert error.totals == {"unreadable image": 12}
+    assert len(error.problems) == 10
     assert [problem.file for problem in error.problems] == names[4:14]
     assert error.problems[0].image == str(folder / "images" / names[4])
     assert "skip_unreadable=True" in str(error)
@@ -107,16 +109,19 @@ def test_truncated_pixels_are_collected_over_the_whole_pass(nih, cache, num_proc
     # nothing of the failed pass is kept: the same films are tried again
     counter = Counting()
     decoded, left_out = run(films, counter, skip_unreadable=True)
-    assert left_out == 12 and len(counter.modes) == 14
+    assert left_out == 12
+    assert len(counter.modes) == 14
     assert list(decoded["id"]) == names[:4] + names[16:]
     counter = Counting()
-    assert run(films, counter, skip_unreadable=True)[1] == 12 and counter.modes == []
+    assert run(films, counter, skip_unreadable=True)[1] == 12
+    assert counter.modes == []
     with pytest.raises(DataProblems):
         run(films)
 
     taken = FilmDataset(decoded, np.zeros((14, 1), np.float32)).__getitems__([3, 4])
     for item, name in zip(taken, (names[3], names[16]), strict=True):
-        np.testing.assert_array_equal(item["pixel_values"][0], prepare(PIL.Image.open(folder / "images" / name)))
+        whole = np.asarray(PIL.Image.open(folder / "images" / name))
+        np.testing.assert_array_equal(item["pixel_values"][0], whole[:SIZE, :SIZE])
 
 
 def test_a_defect_of_prepare_is_no_unreadable_image(nih, cache):
@@ -130,6 +135,11 @@ def test_a_defect_of_prepare_is_no_unreadable_image(nih, cache):
     for wrong in (np.zeros((SIZE, SIZE)), np.zeros((SIZE, 4), np.uint8)):
         with pytest.raises(ValueError, match=r"prepare gave .* expected uint8 \(16, 16\)"):
             run(films, lambda image, wrong=wrong: wrong)
+
+
+def test_no_films(nih, cache):
+    with pytest.raises(ValueError, match="received no films"):
+        run(training(nih(), cache).select([]))
 
 
 def films_of(count, size, folder, seed=0):
@@ -153,10 +163,12 @@ def test_film_dataset_gives_the_rows_asked_for(tmp_path):
         items = data.__getitems__(rows)
         for row, item in zip(rows, items, strict=True):
             assert set(item) == {"pixel_values", "labels", "index"}
-            assert item["pixel_values"].dtype == torch.uint8 and item["labels"].dtype == torch.float32
+            assert item["pixel_values"].dtype == torch.uint8
+            assert item["labels"].dtype == torch.float32
             np.testing.assert_array_equal(item["pixel_values"], pixels[source[row]][None])
             np.testing.assert_array_equal(item["labels"], labels[row])
-            assert item["index"].dtype == torch.int64 and item["index"].item() == row
+            assert item["index"].dtype == torch.int64
+            assert item["index"].item() == row
             single = data[row]
             assert all(torch.equal(single[key], item[key]) or key == "labels" for key in item)
 
@@ -167,7 +179,8 @@ def test_film_dataset_in_a_data_loader(tmp_path, workers):
     labels = np.arange(200, dtype=np.float32).reshape(100, 2)
     loader = torch.utils.data.DataLoader(FilmDataset(decoded, labels), batch_size=32, num_workers=workers)
     batches = list(loader)
-    assert batches[0]["pixel_values"].shape == (32, 1, 8, 8) and batches[-1]["labels"].shape == (4, 2)
+    assert batches[0]["pixel_values"].shape == (32, 1, 8, 8)
+    assert batches[-1]["labels"].shape == (4, 2)
     np.testing.assert_array_equal(torch.cat([b["pixel_values"] for b in batches])[:, 0], pixels)
     assert torch.cat([b["index"] for b in batches]).tolist() == list(range(100))
 

@@ -2,7 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import CHEXPERT_FINDINGS, CHEXPERT_HEADER, chexpert_rows, write_text
+from film_folders import CHEXPERT_FINDINGS, CHEXPERT_HEADER, chexpert_rows, write_text
 
 from hf_cxr.data import CheXpert, DataProblems, findings_matrix, load_splits
 from hf_cxr.data.chexpert import FINDINGS, read_index
@@ -49,7 +49,8 @@ def test_every_prefix_and_folder_gives_the_same_rows(chexpert, cache, prefix, pl
         "sex": None,
         "age": None,
     }
-    first = next(f for name in ("train", "validation") for f in splits[name] if f["patient"] == "patient00001")
+    films = [film for part in ("train", "validation") for film in splits[part]]
+    first = next(film for film in films if film["patient"] == "patient00001")
     assert (first["view"], first["sex"], first["age"]) == ("AP", "F", 41)
     assert first["image"].size == (24, 24)
     assert splits["train"].features["findings"]["Edema"].dtype == "int8"
@@ -115,7 +116,12 @@ def test_official_patients_in_train_are_a_leak(chexpert):
 
 @pytest.mark.parametrize(
     ("view", "views"),
-    [("frontal", {"AP", "PA", None}), ("all", {"AP", "PA", None, "LATERAL"}), ("PA", {"PA"}), ("lateral", {"LATERAL"})],
+    [
+        ("frontal", {"AP", "PA", None}),
+        ("all", {"AP", "PA", None, "LATERAL"}),
+        ("PA", {"PA"}),
+        ("lateral", {"LATERAL"}),
+    ],
 )
 def test_views_of_the_real_marks(chexpert, view, views):
     rows = chexpert_rows("train", range(1, 21), "train/")
@@ -128,7 +134,8 @@ def test_views_of_the_real_marks(chexpert, view, views):
     assert {None if mark != mark else mark for mark in train["view"]} == views
     assert index.notes["frontals marked LL or RL"] == 1
     if view == "frontal":
-        assert len(train) == 20 and train["sex"].isna().sum() == 1
+        assert len(train) == 20
+        assert train["sex"].isna().sum() == 1
 
 
 @pytest.mark.parametrize("described", [True, False])
@@ -141,7 +148,8 @@ def test_replacement_labels(chexpert, cache, tmp_path, described):
     splits, provenance = load_splits("chexpert", folder, cache, train_csv=str(other))
     names, matrix = findings_matrix(splits["train"])
     assert (matrix[:, names.index("Edema")] == 1).all()
-    assert set(splits["train"]["view"]) == {"AP"} and set(splits["train"]["sex"]) == {"M", "F"}
+    assert set(splits["train"]["view"]) == {"AP"}
+    assert set(splits["train"]["sex"]) == {"M", "F"}
     film = next(f for f in splits["train"] if f["patient"] in ("patient00003", "patient00004"))
     assert film["age"] == 40 + int(film["patient"][-5:])
     assert provenance["options"]["train_csv"] == "visualchexbert.csv"
@@ -167,7 +175,7 @@ def test_replacement_labels_must_list_the_same_films(chexpert, tmp_path):
 
 def test_every_problem_is_collected_into_one_error(chexpert, cache):
     rows = chexpert_rows("train", range(1, 21), "train/")
-    rows[0] = rows[0].replace("1.0", "2")
+    rows[0] = rows[0].replace(",1.0,", ",2,")
     rows[1] = rows[1].replace("0.0", "x")
     rows[2] = rows[2].replace("Frontal,AP", "Frontal,up")
     rows[3] = rows[3].replace("view2_lateral.jpg", "")
@@ -187,7 +195,7 @@ def test_every_problem_is_collected_into_one_error(chexpert, cache):
         "missing column": 1,
         "unknown finding": 1,
         "duplicate id": 1,
-        "missing image": 9 + 1,
+        "missing image": 8 + 1,
         "unreadable image": 1,
     }
     named = {(p.kind, p.file.rsplit("/")[-1], p.row) for p in error.problems}
@@ -209,26 +217,29 @@ def test_skipping(chexpert, cache):
     shutil.rmtree(folder / "train/patient00003")
     builder = build(folder, cache, skip_missing=True)
     assert builder.skipped == {"missing image": 1, "unreadable image": 0}
-    assert "patient00003" not in {*builder.as_dataset()["train"]["patient"], *builder.as_dataset()["validation"]["patient"]}
+    splits = builder.as_dataset()
+    assert "patient00003" not in {*splits["train"]["patient"], *splits["validation"]["patient"]}
 
 
 def test_two_data_sets_in_one_folder_are_ambiguous(chexpert):
     chexpert()
     root = chexpert(folder="CheXpert-v1.0")
-    with pytest.raises(ValueError, match=r"several folders with a train\.csv: CheXpert-v1\.0, CheXpert-v1\.0-small"):
+    with pytest.raises(ValueError, match=r"several .* train\.csv: CheXpert-v1\.0, CheXpert-v1\.0-small"):
         read_index(root.parent, check_images=False)
     assert len(read_index(root, check_images=False)) == 23
 
 
 def test_without_a_table(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no train\.csv .* stanfordmlgroup"):
+    with pytest.raises(FileNotFoundError, match=r"no train\.csv .*stanfordmlgroup"):
         read_index(tmp_path)
 
 
 def test_findings_matrix_follows_the_rows_in_use(chexpert, cache):
     split = build(chexpert(), cache).as_dataset()["train"]
     names, matrix = findings_matrix(split)
-    assert names == FINDINGS and matrix.dtype == np.float32 and matrix.shape == (18, 14)
+    assert names == FINDINGS
+    assert matrix.dtype == np.float32
+    assert matrix.shape == (18, 14)
     slow = [[np.nan if v is None else v for v in film["findings"].values()] for film in split]
     np.testing.assert_array_equal(matrix, np.asarray(slow, dtype=np.float32))
     np.testing.assert_array_equal(findings_matrix(split.select([5, 2, 2]))[1], matrix[[5, 2, 2]])

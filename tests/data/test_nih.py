@@ -4,7 +4,7 @@ import os
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import NIH_HEADER, nih_rows, write_image
+from film_folders import NIH_HEADER, nih_rows, write_image
 
 from hf_cxr.data import DataProblems, NIHChestXray14, findings_matrix, load_splits
 from hf_cxr.data.nih import FINDINGS, read_index
@@ -41,8 +41,8 @@ def test_every_layout_gives_the_same_rows(nih, cache, images, table, zipped):
     }
     assert tuple(findings) == FINDINGS
     assert findings == {name: int(name == "No Finding") for name in FINDINGS}
-    hernia = [film["id"] for film in splits["test"] if film["findings"]["Hernia"] and film["findings"]["Mass"]]
-    assert hernia == ["00000018_000.png", "00000018_001.png"]
+    both = [f["id"] for f in splits["test"] if f["findings"]["Hernia"] and f["findings"]["Mass"]]
+    assert both == ["00000018_000.png", "00000018_001.png"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_every_problem_is_collected_into_one_error(nih, cache):
     # a blank line and a quoted cell with a line end in it: rows stay where a text editor shows them
     rows[0] = rows[0].replace("No Finding,0", 'No Finding,"0\n"')
     rows.insert(1, "")
-    lists = (names[:29] + ["ghost.png"], names[29:39] + names[28:29])
+    lists = ([*names[:29], "ghost.png"], names[29:39] + names[28:29])
     folder = nih(rows, lists=lists)
     (folder / "images" / names[20]).unlink()
     (folder / "images" / names[21]).write_bytes(b"")
@@ -143,13 +143,15 @@ def test_every_problem_is_collected_into_one_error(nih, cache):
             if problem.kind == "unknown finding":
                 assert line.startswith(names[2])
             if problem.kind == "missing image":
-                assert line.startswith(names[20]) and problem.image.endswith(names[20])
+                assert line.startswith(names[20])
+                assert problem.image.endswith(names[20])
             if problem.kind == "duplicate id":
                 assert problem.row == len(text) - 1
         else:
             line = (folder / os.path.basename(problem.file)).read_text().split("\n")[problem.row - 1]
             assert line in ("ghost.png", names[28])
-    assert "14 problems in the data" in str(error) and "… and 4 more" in str(error)
+    assert "14 problems in the data" in str(error)
+    assert "… and 4 more" in str(error)
     assert not list(cache.rglob("*.arrow"))
 
 
@@ -158,7 +160,8 @@ def test_only_ten_are_listed_and_all_are_counted(nih):
     for path in list((folder / "images").iterdir())[:25]:
         path.unlink()
     error = problems_of(folder)
-    assert error.totals == {"missing image": 25} and len(error.problems) == 10
+    assert error.totals == {"missing image": 25}
+    assert len(error.problems) == 10
     assert "skip_missing=True" in str(error)
 
 
@@ -219,7 +222,8 @@ def test_the_cache_is_reused_until_something_changes(nih, cache):
     changed = build(folder, cache)
     seen.add(changed.hash)
     names, matrix = findings_matrix(changed.as_dataset()["test"])
-    assert matrix[:, names.index("Edema")].sum() == 2 and matrix[:, names.index("Mass")].sum() == 0
+    assert matrix[:, names.index("Edema")].sum() == 2
+    assert matrix[:, names.index("Mass")].sum() == 0
 
     write_image(folder / "images" / "00000001_000.png", seed=99)
     seen.add(build(folder, cache).hash)
@@ -237,8 +241,10 @@ def test_provenance_is_plain_and_tells_no_paths(nih, cache, tmp_path):
     splits, provenance = load_splits("nih", nih(), cache, split_seed=3)
     assert json.loads(json.dumps(provenance)) == provenance
     assert str(tmp_path) not in json.dumps(provenance)
-    assert provenance["dataset"] == "nih" and provenance["data_dir"] == "nih"
-    assert provenance["options"]["split_seed"] == 3 and provenance["test_source"] == "test_list.txt"
+    assert provenance["dataset"] == "nih"
+    assert provenance["data_dir"] == "nih"
+    assert provenance["options"]["split_seed"] == 3
+    assert provenance["test_source"] == "test_list.txt"
     for name, split in splits.items():
         assert provenance["splits"][name] == {"films": len(split), "patients": len(set(split["patient"]))}
 
@@ -279,12 +285,37 @@ def test_streaming_gives_the_same_films(nih, cache):
     assert list(streamed) == list(stored)
 
 
+def test_phantom_films_are_drawn_once(nih, cache, tmp_path, monkeypatch):
+    calls = []
+
+    def generate(output_dir, *, n_images=2000, image_size=128, layout="nih", seed=0, progress=True):
+        calls.append((output_dir.name, n_images, image_size, layout, seed))
+        if not output_dir.is_dir():
+            nih().rename(output_dir)
+        return output_dir
+
+    monkeypatch.setattr("hf_cxr.data.phantom.generate", generate)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    splits, provenance = load_splits("phantom", cache_dir=cache, seed=4, view="PA")
+    assert calls == [("phantom-2000-128-4", 2000, 128, "nih", 4)]
+    assert provenance["dataset"] == "phantom"
+    assert len(splits["test"]) == 5
+    # a folder that has films is taken as it is, unless it is asked to be otherwise
+    folder = tmp_path / ".cache" / "hf_cxr" / "phantom-2000-128-4"
+    load_splits("phantom", folder, cache)
+    assert len(calls) == 1
+    load_splits("phantom", folder, cache, n_images=2000)
+    assert len(calls) == 2
+
+
 def test_real_nih_films(real_data, cache):
     splits, provenance = load_splits("nih", real_data / "nih128", cache)
-    assert len(splits["train"]) + len(splits["validation"]) == 7084 and len(splits["test"]) == 1424
+    assert len(splits["train"]) + len(splits["validation"]) == 7084
+    assert len(splits["test"]) == 1424
     patients = {name: set(split["patient"]) for name, split in splits.items()}
     assert sum(map(len, patients.values())) == len(set().union(*patients.values())) == 2497
-    assert len(patients["validation"]) / len(patients["train"] | patients["validation"]) == pytest.approx(0.1, abs=0.01)
+    share = len(patients["validation"]) / len(patients["train"] | patients["validation"])
+    assert share == pytest.approx(0.1, abs=0.01)
     owners: dict[str, set[str]] = {}
     present = set()
     for name in ("train", "validation"):

@@ -41,7 +41,8 @@ def test_a_finding_of_two_patients_stands_on_both_sides(seed):
     labels = np.hstack([labels, rare])
     held = patient_disjoint_split(owner, labels, 0.1, seed)
     out, kept = sides(owner, labels, held)
-    assert out[3] == 1 and kept[3] == 1
+    assert out[3] == 1
+    assert kept[3] == 1
     assert min(out[4], kept[4]) >= 1
     assert out[5] + kept[5] == 1
 
@@ -60,7 +61,8 @@ def test_the_seed_decides_and_the_order_of_the_films_does_not():
 def test_few_patients_and_few_findings(patients, findings):
     owner, labels = films(patients, findings, rate=0.5)
     held = patient_disjoint_split(owner, labels, 0.1, 0)
-    assert held.any() and not held.all()
+    assert held.any()
+    assert not held.all()
     assert not set(owner[held]) & set(owner[~held])
 
 
@@ -82,5 +84,5 @@ def test_refusals(patients, labels, fraction, message):
 def test_shared_patients_are_named():
     check_disjoint({"train": {"a", "b"}, "validation": {"c"}, "test": set()})
     ours = {f"p{i:02d}" for i in range(9)}
-    with pytest.raises(ValueError, match=r"7 patient\(s\) are in both train and test: p02, p03, p04, p05, p06, …"):
+    with pytest.raises(ValueError, match=r"7 .* in both train and test: p02, p03, p04, p05, p06, …"):
         check_disjoint({"train": ours, "validation": {"c"}, "test": ours - {"p00", "p01"}})

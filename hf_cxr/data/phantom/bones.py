@@ -44,9 +44,7 @@ def lay_bones(scene: Scene) -> None:
                 own = np.rint(fall / chest.rib_spacing_mm) == rib
                 fall = fall - np.where((beyond > 0) & own, np.float32(step), np.float32(0.0))
                 broken = np.where(own & (np.abs(beyond) < 2.6), np.float32(0.0), broken)
-        scene.density += (
-            np.float32(chest.bone) * here * broken * _rib_profile(fall, chest.rib_spacing_mm, 4.6)
-        )
+        scene.density += np.float32(chest.bone) * here * broken * _rib_profile(fall, chest.rib_spacing_mm, 4.6)
         end = np.float32(rib_origin(chest)) + rib_height(chest, np.float32(chest.half_width_mm) + 0.0 * y)
         front = y - end - np.float32(0.62 * chest.rib_slope) * (scene.wall_at - lateral)
         fade = soft_step(lateral - np.float32(0.42 * chest.half_width_mm), 26.0)

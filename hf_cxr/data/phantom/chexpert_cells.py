@@ -66,9 +66,7 @@ def report_rows(films: list[FilmRecord], seed: int) -> list[dict[str, str]]:
     return [_report_row(record, shown, share, seed) for record, shown in zip(films, drawn, strict=True)]
 
 
-def _report_row(
-    record: FilmRecord, drawn: dict[str, bool], share: dict[str, float], seed: int
-) -> dict[str, str]:
+def _report_row(record: FilmRecord, drawn: dict[str, bool], share: dict[str, float], seed: int) -> dict[str, str]:
     rng = random_stream(seed, record.patient.number, record.film, "report")
     row: dict[str, str] = {}
     for name, shown in drawn.items():

@@ -44,9 +44,7 @@ def random_stream(seed: int, patient: int, film: int, purpose: str) -> np.random
     Streams do not depend on the order in which films are made, nor on which other signs are drawn, so a
     film with and without a sign differs by that sign alone.
     """
-    return np.random.default_rng(
-        np.random.SeedSequence((seed, patient, film + 1, zlib.crc32(purpose.encode())))
-    )
+    return np.random.default_rng(np.random.SeedSequence((seed, patient, film + 1, zlib.crc32(purpose.encode()))))
 
 
 def render_film(
@@ -72,11 +70,7 @@ def render_film(
             chest = reshape(chest, stream(sign, False), stream(f"{sign} shape", True))
     scene = Scene(chest, image_size)
     lay_soft_tissue(scene, stream("vessels", False))
-    masks = {
-        sign: draw(scene, stream(sign, False), stream(sign, True))
-        for sign, draw in DRAW.items()
-        if sign in signs
-    }
+    masks = {sign: draw(scene, stream(sign, False), stream(sign, True)) for sign, draw in DRAW.items() if sign in signs}
     lay_bones(scene)
     image = develop(scene, exposure, stream("grain", True))
     return RenderedFilm(image, masks, scene.heart_mask(), scene.thorax_mask(), FIELD_MM / image_size)

@@ -50,7 +50,7 @@ have no observation there.
 
 
 def _enlarge_heart(chest: Chest, site: Rng, film: Rng) -> Chest:
-    ratio = site.uniform(0.535, 0.63) + film.uniform(-0.01, 0.01)
+    ratio = site.uniform(0.53, 0.61) + film.uniform(-0.01, 0.01)
     return replace(chest, cardiothoracic_ratio=ratio)
 
 
@@ -77,9 +77,7 @@ def _raise_dome(chest: Chest, site: Rng, film: Rng) -> Chest:
 
 
 def _widen_mediastinum(chest: Chest, site: Rng, film: Rng) -> Chest:
-    return replace(
-        chest, mediastinum_mm=chest.mediastinum_mm * site.uniform(1.45, 1.85) * film.uniform(0.97, 1.03)
-    )
+    return replace(chest, mediastinum_mm=chest.mediastinum_mm * site.uniform(1.45, 1.85) * film.uniform(0.97, 1.03))
 
 
 def _break_ribs(chest: Chest, site: Rng, film: Rng) -> Chest:

@@ -79,9 +79,7 @@ def generate(
     films = draw_population(n_images, seed)
 
     def track(records: list[FilmRecord]) -> Iterable[FilmRecord]:
-        shown: Iterable[FilmRecord] = tqdm(
-            records, desc=f"phantom ({layout})", unit="film", disable=not progress
-        )
+        shown: Iterable[FilmRecord] = tqdm(records, desc=f"phantom ({layout})", unit="film", disable=not progress)
         return shown
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +88,7 @@ def generate(
     try:
         LAYOUTS[layout](partial, films, image_size, seed, track)
         (partial / "README.txt").write_text(NOTICE, encoding="utf-8", newline="\n")
-        (partial / DESCRIPTION).write_text(
-            json.dumps(wanted, indent=2) + "\n", encoding="utf-8", newline="\n"
-        )
+        (partial / DESCRIPTION).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8", newline="\n")
         partial.chmod(0o755)
         partial.rename(target)
     except BaseException:
@@ -132,9 +128,7 @@ def load_mask(root: str | os.PathLike[str], image_id: str, finding: str) -> Mask
     Raises KeyError for an unknown finding, FileNotFoundError for an image the data set does not hold.
     """
     if finding not in OBSERVATION_SIGNS and finding not in SIGNS:
-        raise KeyError(
-            f"load_mask: finding {finding!r}; expected one of {sorted({*SIGNS, *OBSERVATION_SIGNS})}"
-        )
+        raise KeyError(f"load_mask: finding {finding!r}; expected one of {sorted({*SIGNS, *OBSERVATION_SIGNS})}")
     base, name = Path(root), image_id.removeprefix(CHEXPERT_PREFIX)
     image = next((p for p in (base / "images" / name, base / name) if p.is_file()), None)
     if image is None:
@@ -146,11 +140,7 @@ def load_mask(root: str | os.PathLike[str], image_id: str, finding: str) -> Mask
         mask = np.zeros((opened.height, opened.width), dtype=bool)
     layout = json.loads((base / DESCRIPTION).read_text(encoding="utf-8"))["layout"]
     # Cardiomegaly, Edema and the like are names in both vocabularies; NIH's stand for themselves alone.
-    signs = (
-        OBSERVATION_SIGNS.get(finding, (finding,))
-        if layout == "chexpert" or finding not in SIGNS
-        else (finding,)
-    )
+    signs = OBSERVATION_SIGNS.get(finding, (finding,)) if layout == "chexpert" or finding not in SIGNS else (finding,)
     for sign in signs:
         place = base / mask_path(name, sign)
         if place.is_file():

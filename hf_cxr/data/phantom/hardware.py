@@ -45,9 +45,7 @@ def draw_fracture(scene: Scene, site: Rng, film: Rng) -> Mask:
 def draw_support_devices(scene: Scene, site: Rng, film: Rng) -> Mask:
     """One to three of: endotracheal tube, central line, gastric tube, pacemaker, monitor leads."""
     kinds = ("tube", "line", "gastric", "pacemaker", "leads")
-    chosen = site.choice(
-        len(kinds), size=int(site.integers(1, 4)), replace=False, p=[0.2, 0.3, 0.15, 0.2, 0.15]
-    )
+    chosen = site.choice(len(kinds), size=int(site.integers(1, 4)), replace=False, p=[0.2, 0.3, 0.15, 0.2, 0.15])
     drawn = np.zeros_like(scene.y)
     for kind in sorted(int(i) for i in chosen):
         drawn = np.maximum(drawn, _DEVICES[kinds[kind]](scene, site))

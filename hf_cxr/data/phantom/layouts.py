@@ -27,8 +27,7 @@ NIH_HEADER = (
 )
 BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
 BOX_NAMES = {
-    name: name
-    for name in ("Atelectasis", "Cardiomegaly", "Effusion", "Mass", "Nodule", "Pneumonia", "Pneumothorax")
+    name: name for name in ("Atelectasis", "Cardiomegaly", "Effusion", "Mass", "Nodule", "Pneumonia", "Pneumothorax")
 } | {"Infiltration": "Infiltrate"}
 """The eight findings NIH boxed, under the names its box file uses."""
 
@@ -56,9 +55,7 @@ def largest_box(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def _render(record: FilmRecord, image_size: int, seed: int) -> RenderedFilm:
-    return render_film(
-        record.patient, record.film, record.view, record.signs, image_size=image_size, seed=seed
-    )
+    return render_film(record.patient, record.film, record.view, record.signs, image_size=image_size, seed=seed)
 
 
 def _save(root: Path, image_path: str, folder: str, film: RenderedFilm) -> None:

@@ -76,9 +76,7 @@ def draw_pneumonia(scene: Scene, site: Rng, film: Rng) -> Mask:
     lobe = edge * np.exp(-0.5 * (np.clip(fade - 30.0, 0.0, None) / 26.0) ** 2) * _seen(scene, side)
     lobe = lobe * np.clip(0.95 + 0.16 * lattice_noise(film, scene.size, 20.0), 0.4, 1.3)
     sign = -1.0 if side == "right" else 1.0
-    root = np.array(
-        [chest.midline_mm + sign * (chest.mediastinum_mm + 4.0), chest.apex_mm + 0.46 * chest.cage_mm]
-    )
+    root = np.array([chest.midline_mm + sign * (chest.mediastinum_mm + 4.0), chest.apex_mm + 0.46 * chest.cage_mm])
     heading = -0.7 if upper else 0.7
     branches = []
     for angle in heading + np.array([-0.45, 0.0, 0.45]) + site.normal(0.0, 0.1, 3):
@@ -110,11 +108,7 @@ def draw_mass(scene: Scene, site: Rng, film: Rng) -> Mask:
     centre = scene.place(side, site.uniform(0.2, 0.75), site.uniform(0.2, 0.8))
     radius = 0.5 * max(site.uniform(*MASS_MM) * film.uniform(0.95, 1.1), MASS_MM[0])
     angle = np.arctan2(scene.y - centre[1], scene.x - centre[0])
-    lobes = (
-        1.0
-        + 0.07 * np.cos(3.0 * angle + site.uniform(0, 6.3))
-        + 0.05 * np.cos(5.0 * angle + site.uniform(0, 6.3))
-    )
+    lobes = 1.0 + 0.07 * np.cos(3.0 * angle + site.uniform(0, 6.3)) + 0.05 * np.cos(5.0 * angle + site.uniform(0, 6.3))
     inside = radius * lobes - scene.distance(centre)
     # A mass may touch the mediastinum or the wall, it does not leave the chest.
     solid = soft_step(inside, 6.0) * soft_step(scene.wall_at - scene.lateral[side], 3.0)
@@ -203,5 +197,5 @@ def draw_hernia(scene: Scene, site: Rng, film: Rng) -> Mask:
     rim = np.exp(-((inside - 2.0) ** 2) / 8.0)
     air = pouch * soft_step(centre[1] + film.uniform(-0.1, 0.35) * radius - scene.y, 2.5)
     scene.density += np.float32(0.10) * (pouch - air) + np.float32(0.10) * rim
-    scene.density -= np.float32(film.uniform(0.10, 0.30)) * air
+    scene.density -= np.float32(film.uniform(0.15, 0.32)) * air
     return pouch > 0.5

@@ -16,7 +16,7 @@ def draw_pneumothorax(scene: Scene, site: Rng, film: Rng) -> Mask:
     """Air over the apex and down the side: dark, without lung markings, inside a thin pleural line."""
     side = pick_side(site)
     chest = scene.chest
-    gap = site.uniform(11.0, 42.0) * film.uniform(0.8, 1.2)
+    gap = site.uniform(17.0, 45.0) * film.uniform(0.85, 1.2)
     end = site.uniform(0.5, 0.95)
     down = (scene.y - chest.apex_mm) / np.float32(chest.dome_mm[side] - chest.apex_mm)
     lateral = scene.lateral[side]
@@ -27,8 +27,8 @@ def draw_pneumothorax(scene: Scene, site: Rng, film: Rng) -> Mask:
     air = soft_step(inside, 2.0) * scene.lung[side] * (width > 2.0)
     line = np.exp(-((inside / max(1.3, 0.6 * scene.mm)) ** 2)) * scene.lung[side] * (width > 4.0)
     scene.markings *= 1.0 - air
-    empty = np.float32(chest.lung_density - film.uniform(0.05, 0.13))
-    scene.density += air * (empty - scene.density) + np.float32(film.uniform(0.10, 0.22)) * line
+    empty = np.float32(chest.lung_density - film.uniform(0.09, 0.15))
+    scene.density += air * (empty - scene.density) + np.float32(film.uniform(0.14, 0.24)) * line
     scene.density += np.float32(0.05) * (scene.lung[side] - air) * np.float32(gap / 46.0)
     return np.asarray(air > 0.5)
 
@@ -41,12 +41,13 @@ def draw_effusion(scene: Scene, site: Rng, film: Rng) -> Mask:
     mask = np.zeros(scene.y.shape, dtype=bool)
     for side in SIDES if both else (first,):
         chest = scene.chest
+        opaque = film.uniform(0.60, 0.95)
         height = amount * film.uniform(0.75, 1.25) * (1.0 if side == first else 0.7)
         angle = chest.dome_mm[side] + 0.75 * chest.sulcus_mm
         reach = np.clip(scene.lateral[side] / scene.wall_at, 0.0, 1.0)
         surface = angle - np.float32(height) * (0.45 + 0.55 * reach**4)
         fluid = soft_step(scene.y - surface, 4.0) * scene.lung[side]
-        scene.density += fluid * np.clip(FLUID_DENSITY - scene.density, 0.0, None) * np.float32(0.95)
+        scene.density += fluid * np.clip(FLUID_DENSITY - scene.density, 0.0, None) * np.float32(opaque)
         scene.markings *= 1.0 - 0.9 * fluid
         mask |= fluid > 0.5
     return mask

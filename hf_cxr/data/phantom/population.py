@@ -26,6 +26,7 @@ NIH_PREVALENCE = {
 """Share of NIH's films, most common first."""
 
 RAREST, STEP = 0.030, 0.003
+"""The floor: the rarest finding's share of the films, and the rise from one rank to the next."""
 PREVALENCE = {
     name: max(share, RAREST + STEP * (len(NIH_PREVALENCE) - 1 - rank))
     for rank, (name, share) in enumerate(NIH_PREVALENCE.items())
@@ -129,9 +130,7 @@ def draw_population(n_images: int, seed: int) -> list[FilmRecord]:
     bedside = highest("AP", AP_SHARE)
     shown = {sign: highest(sign, PREVALENCE[sign]) for sign in SIGNS}
     return [
-        FilmRecord(
-            person, film, "AP" if bedside[i] else "PA", tuple(sign for sign in SIGNS if shown[sign][i])
-        )
+        FilmRecord(person, film, "AP" if bedside[i] else "PA", tuple(sign for sign in SIGNS if shown[sign][i]))
         for i, (person, film) in enumerate(patients)
     ]
 
@@ -141,19 +140,17 @@ def split_patients(
 ) -> dict[str, list[FilmRecord]]:
     """Patient-disjoint splits of about `shares` (of the patients; they sum to 1).
 
-    `labels` maps a label to the signs that make it true. Of 64 seeded shuffles the one is kept whose
+    `labels` maps a label to the signs that make it true. Of 512 seeded shuffles the one is kept whose
     scarcest label in any split comes closest to its share. From 200 films on every label must be in every
     split: raises ValueError otherwise.
     """
     owner = np.array([record.patient.number - 1 for record in films])
-    truth = np.array(
-        [[any(s in record.signs for s in signs) for signs in labels.values()] for record in films]
-    )
+    truth = np.array([[any(s in record.signs for s in signs) for signs in labels.values()] for record in films])
     borders = np.cumsum(list(shares.values()))[:-1]
     rng = random_stream(seed, 0, -1, "split")
     best, best_score = np.zeros(0, dtype=np.int64), -1.0
     people = int(owner.max()) + 1
-    for _ in range(64):
+    for _ in range(512):
         part = np.empty(people, dtype=np.int64)
         part[rng.permutation(people)] = np.searchsorted(borders, (np.arange(people) + 0.5) / people)
         held = np.array([truth[part[owner] == i].sum(axis=0) for i in range(len(shares))])
@@ -165,6 +162,4 @@ def split_patients(
             f"split_patients: no shuffle of {people} patients puts every label of {list(labels)} "
             f"into each of {list(shares)}; use another seed or more than {len(films)} images"
         )
-    return {
-        name: [r for r, o in zip(films, owner, strict=True) if best[o] == i] for i, name in enumerate(shares)
-    }
+    return {name: [r for r, o in zip(films, owner, strict=True) if best[o] == i] for i, name in enumerate(shares)}

@@ -186,12 +186,8 @@ def _vessels(scene: Scene, rng: np.random.Generator) -> Field:
             thin.append(path)
             fork = path[rng.integers(4, 7)]
             turned = bend[:6] + rng.choice([-0.6, 0.6])
-            thin.append(
-                fork + np.cumsum(np.stack([sign * np.cos(turned), np.sin(turned)], 1) * length / 13.0, axis=0)
-            )
-        thick.append(
-            np.array([[root[0], root_y - 14.0], [root[0] + sign * 5.0, root_y], [root[0], root_y + 22.0]])
-        )
+            thin.append(fork + np.cumsum(np.stack([sign * np.cos(turned), np.sin(turned)], 1) * length / 13.0, axis=0))
+        thick.append(np.array([[root[0], root_y - 14.0], [root[0] + sign * 5.0, root_y], [root[0], root_y + 22.0]]))
     field_ = 0.085 * stroke(thick, scene.size, 6.0) + 0.06 * stroke(thin, scene.size, 2.6)
     return np.float32(chest.vessel_gain) * np.minimum(field_, np.float32(0.22))
 

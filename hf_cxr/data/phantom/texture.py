@@ -22,9 +22,7 @@ FIELD_MM = 384.0
 
 def soft_step(distance_mm: Field, edge_mm: float) -> Field:
     """0 outside, 1 inside, linear over `edge_mm` around distance 0. Shape kept; values in [0, 1]."""
-    return np.asarray(
-        np.clip(distance_mm * np.float32(1.0 / edge_mm) + np.float32(0.5), 0.0, 1.0), np.float32
-    )
+    return np.asarray(np.clip(distance_mm * np.float32(1.0 / edge_mm) + np.float32(0.5), 0.0, 1.0), np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -71,6 +69,4 @@ def stroke(paths: Iterable[Field], size: int, width_mm: float) -> Field:
     inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
     hits = np.bincount(row[inside] * size + column[inside], minlength=size * size)
     canvas += hits.reshape(size, size).astype(np.float32)
-    return np.asarray(
-        gaussian_filter(canvas, sigma) * (step * math.sqrt(2.0 * math.pi) * sigma), dtype=np.float32
-    )
+    return np.asarray(gaussian_filter(canvas, sigma) * (step * math.sqrt(2.0 * math.pi) * sigma), dtype=np.float32)

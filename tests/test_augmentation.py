@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from hf_cxr.augmentation import AugmentationConfig, augment, uniform
+
+ALL = AugmentationConfig(flip=0.5, rotation=15, scale=0.1, shift=0.05, brightness=0.1, contrast=0.1)
+
+
+@pytest.fixture
+def films():
+    return torch.randint(0, 256, (16, 1, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_nothing_set_changes_nothing(films):
+    assert torch.equal(augment(films, torch.arange(16), AugmentationConfig(), seed=0, epoch=0), films.float() / 255)
+
+
+def test_a_film_depends_on_seed_epoch_and_index_only(films):
+    whole = augment(films, torch.arange(16), ALL, seed=1, epoch=2)
+    shuffled = torch.randperm(16)
+    torch.testing.assert_close(augment(films[shuffled], shuffled, ALL, seed=1, epoch=2), whole[shuffled])
+    torch.testing.assert_close(augment(films[5:6], torch.tensor([5]), ALL, seed=1, epoch=2)[0], whole[5])
+    for seed, epoch in ((1, 3), (2, 2)):
+        assert not torch.allclose(augment(films, torch.arange(16), ALL, seed=seed, epoch=epoch), whole)
+
+
+def test_range_shape_and_type(films):
+    out = augment(films, torch.arange(16), ALL, seed=0, epoch=0)
+    assert out.shape == films.shape
+    assert out.dtype == torch.float32
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
+def test_flip_is_a_mirror(films):
+    out = augment(films, torch.arange(16), AugmentationConfig(flip=1.0), seed=0, epoch=0)
+    torch.testing.assert_close(out, films.flip(-1).float() / 255, atol=1e-4, rtol=0)
+
+
+def test_half_of_the_films_are_flipped():
+    films = torch.zeros(4000, 1, 4, 4)
+    films[..., 0] = 1
+    out = augment(films, torch.arange(4000), AugmentationConfig(flip=0.5), seed=0, epoch=0)
+    assert (out[:, 0, 0, 0] < 0.5).float().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_rotation_and_shift_stay_within_their_ranges():
+    films = torch.zeros(500, 1, 65, 65)
+    films[..., 32, 52] = 1  # 20 pixels right of the centre
+    out = augment(films, torch.arange(500), AugmentationConfig(rotation=10), seed=0, epoch=0)
+    where = out.flatten(1).argmax(1)
+    angle = np.degrees(np.arctan2((where // 65 - 32).numpy(), (where % 65 - 32).numpy()))
+    assert 7 < np.abs(angle).max() < 12
+    shifted = augment(films, torch.arange(500), AugmentationConfig(shift=0.1), seed=0, epoch=0)
+    columns = shifted.amax(2).flatten(1).argmax(1)
+    assert 4 <= (columns - 52).abs().max() <= 7
+
+
+def test_brightness_and_contrast_ranges():
+    films = torch.full((300, 1, 8, 8), 0.5)
+    films[:, :, :, 4:] = 0.7
+    bright = augment(films, torch.arange(300), AugmentationConfig(brightness=0.1), seed=0, epoch=0)
+    offset = bright.mean((1, 2, 3)) - 0.6
+    assert 0.08 < offset.abs().max() <= 0.1001
+    contrast = augment(films, torch.arange(300), AugmentationConfig(contrast=0.2), seed=0, epoch=0)
+    spread = (contrast[:, 0, 0, 4] - contrast[:, 0, 0, 0]) / 0.2
+    assert spread.min() >= 0.7999
+    assert spread.max() <= 1.2001
+    assert spread.std() > 0.05
+    torch.testing.assert_close(contrast.mean((1, 2, 3)), torch.full((300,), 0.6))
+
+
+def test_draws_are_uniform_and_uncorrelated():
+    draws = uniform(3, 7, torch.arange(20_000), 8).numpy()
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    np.testing.assert_allclose(draws.mean(axis=0), 0.5, atol=0.01)
+    np.testing.assert_allclose(draws.var(axis=0), 1 / 12, atol=0.002)
+    correlation = np.corrcoef(draws.T) - np.eye(8)
+    assert np.abs(correlation).max() < 0.03
+    neighbours = np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]
+    epochs = np.corrcoef(draws[:, 0], uniform(3, 8, torch.arange(20_000), 8)[:, 0])[0, 1]
+    assert max(abs(neighbours), abs(epochs)) < 0.03
+
+
+def test_ranges_are_checked():
+    with pytest.raises(ValueError, match="flip: got 2"):
+        AugmentationConfig(flip=2)

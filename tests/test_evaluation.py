@@ -1,0 +1,232 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
+
+from hf_cxr import gating, metrics
+from hf_cxr.evaluation import (
+    EvalReport,
+    EvaluationError,
+    choose_operating_points,
+    evaluate_table,
+    is_composed,
+)
+from hf_cxr.gating import SingleClassGateError
+from hf_cxr.predictions import PredictionTable, PredictionTableError, probabilities
+from hf_cxr.summary import report_table
+from tests.conftest import TEST_DATA
+
+
+def make_table(hierarchy, n=400, seed=0, unknown=0.1, columns=None):
+    random = np.random.default_rng(seed)
+    truth = (random.random((n, len(hierarchy.names))) < 0.25).astype(float)
+    probability = 1 / (1 + np.exp(-(random.normal(size=truth.shape) + 1.5 * truth - 1)))
+    truth[random.random(truth.shape) < unknown] = np.nan
+    order = list(range(len(hierarchy.names))) if columns is None else columns
+    return PredictionTable(
+        tuple(hierarchy.names[i] for i in order), np.arange(n).astype(str), (np.arange(n) // 3).astype(str),
+        truth[:, order], probability[:, order], pd.DataFrame({"view": ["PA"] * n}),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def reports(nih):
+    validation, test = make_table(nih, seed=1), make_table(nih, seed=2)
+    points = choose_operating_points(validation, nih, "validation")
+    return test, evaluate_table(test, nih, "test", operating_points=points)
+
+
+def known(table, name):
+    at = table.names.index(name)
+    keep = ~np.isnan(table.truth[:, at])
+    return table.truth[keep, at], table.probability[keep, at]
+
+
+def test_every_figure_is_scikit_learns(reports, nih):
+    table, report = reports
+    aurocs = {}
+    for name, figures in report.labels.items():
+        truth, probability = known(table, name)
+        aurocs[name] = roc_auc_score(truth, probability)
+        assert figures["auroc"] == pytest.approx(aurocs[name], abs=1e-9)
+        assert figures["average_precision"] == pytest.approx(average_precision_score(truth, probability), abs=1e-9)
+        assert figures["brier"] == pytest.approx(brier_score_loss(truth, probability), abs=1e-9)
+        assert figures["f1"] == pytest.approx(f1_score(truth, probability >= figures["threshold"]), abs=1e-9)
+        assert figures["n_unknown"] == 400 - len(truth)
+    assert report.aggregate["macro_auroc"] == pytest.approx(np.mean([aurocs[n] for n in nih.findings]), abs=1e-9)
+    support = [known(table, n)[0].sum() for n in nih.findings]
+    expected = np.average([aurocs[n] for n in nih.findings], weights=support)
+    assert report.aggregate["weighted_auroc"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_shuffling_the_label_columns_changes_no_figure(nih):
+    """R2's second defect: labels taken by position. Here they are taken by name, whatever their order."""
+    shuffled = np.random.default_rng(5).permutation(len(nih.names)).tolist()
+    results = []
+    for columns in (None, shuffled):
+        points = choose_operating_points(make_table(nih, seed=1, columns=columns), nih, "validation")
+        results.append(evaluate_table(make_table(nih, seed=2, columns=columns), nih, "test", operating_points=points))
+    assert results[0].labels == results[1].labels
+    assert results[0].aggregate == results[1].aggregate
+    assert results[0].gate == results[1].gate
+    assert results[0].hierarchy == results[1].hierarchy
+
+
+def test_report_survives_json_and_has_no_nan(reports, tmp_path):
+    _, report = reports
+    report.to_json(tmp_path / "r.json")
+    assert EvalReport.from_json(tmp_path / "r.json") == report
+    assert "NaN" not in (tmp_path / "r.json").read_text()
+    other = json.loads((tmp_path / "r.json").read_text()) | {"schema_version": 99}
+    (tmp_path / "r.json").write_text(json.dumps(other))
+    with pytest.raises(EvaluationError, match="schema version 99"):
+        EvalReport.from_json(tmp_path / "r.json")
+
+
+def test_undefined_figures_are_null_with_a_reason_and_no_part_of_the_mean(nih):
+    table = make_table(nih)
+    table.truth[:, nih.names.index("Hernia")] = 0
+    table.truth[:, nih.names.index("Mass")] = np.nan
+    report = evaluate_table(table, nih, "test")
+    assert report.labels["Hernia"]["auroc"] is None
+    assert report.labels["Hernia"]["undefined"] == "no positive film"
+    assert report.labels["Mass"]["undefined"] == "no film with known truth"
+    defined = [report.labels[n]["auroc"] for n in nih.findings if n not in ("Hernia", "Mass")]
+    assert report.aggregate["macro_auroc"] == pytest.approx(np.mean(defined))
+    assert report.aggregate["n_labels_averaged"] == 12
+    assert "–" in report_table(report)
+
+
+def test_a_gate_of_one_class_is_an_error(nih):
+    table = make_table(nih)
+    table.truth[:, 0] = 1
+    with pytest.raises(SingleClassGateError, match=r"gate 'Abnormal', split 'test': no negative film \(400 positive"):
+        evaluate_table(table, nih, "test")
+    with pytest.raises(SingleClassGateError, match="split 'validation'"):
+        choose_operating_points(table, nih, "validation")
+
+
+def test_gate_section_against_plain_counting(reports, nih):
+    table, report = reports
+    gate, threshold = report.gate, report.operating_points["gate_threshold"]
+    at = table.names.index("Abnormal")
+    flagged = table.probability[:, at] >= threshold
+    truth = table.truth[:, at]
+    assert gate["sensitivity"] == pytest.approx((flagged & (truth == 1)).sum() / (truth == 1).sum())
+    assert gate["npv"] == pytest.approx((~flagged & (truth == 0)).sum() / (~flagged & ~np.isnan(truth)).sum())
+    assert gate["skip_rate"] == pytest.approx(1 - flagged.mean())
+    mass = table.truth[:, table.names.index("Mass")] == 1
+    decided = table.probability[:, table.names.index("Mass")] >= report.labels["Mass"]["threshold"]
+    lost = gate["lost"]["Mass"]
+    assert lost["n_true_cleared"] == (mass & ~flagged).sum() > 0
+    assert lost["sensitivity_flat"] == pytest.approx((mass & decided).sum() / mass.sum())
+    assert lost["sensitivity_gated"] == pytest.approx((mass & decided & flagged).sum() / mass.sum())
+    assert gate["threshold_split"] == "validation"
+
+
+def test_gated_figures_use_composed_probabilities_not_zeros(reports, nih):
+    table, report = reports
+    scores = []
+    for name in nih.findings:
+        at = table.names.index(name)
+        keep = ~np.isnan(table.truth[:, at])
+        composed = table.probability[:, 0] * table.probability[:, at]
+        scores.append(roc_auc_score(table.truth[keep, at], composed[keep]))
+    assert report.gate["gated"]["macro_auroc"] == pytest.approx(np.mean(scores), abs=1e-9)
+    assert report.gate["flat"] == report.aggregate
+    twice = evaluate_table(table, nih, "test", composed_by_model=True)
+    assert twice.gate["gated"] == twice.gate["flat"]
+    # composing puts every finding below the gate
+    edge = nih.subset(["Abnormal", *nih.findings])
+    assert report.hierarchy["composed"]["images_out_of_order"] <= report.hierarchy["flat"]["images_out_of_order"]
+    assert all(parent == "Abnormal" for parent, _ in edge.edges)
+
+
+def test_is_composed(nih, chexpert):
+    assert is_composed(nih, "conditional")
+    assert not is_composed(nih, "flat")
+    assert not is_composed(nih.flat(), "conditional")
+    assert is_composed(chexpert, "conditional")
+
+
+@pytest.mark.parametrize("wished", [0.5, 0.9, 0.95, 1.0])
+def test_threshold_at_sensitivity_flags_enough_and_no_more(wished):
+    random = np.random.default_rng(0)
+    truth = random.random(997) < 0.4
+    score = np.round(random.random(997), 2)  # with ties
+    threshold = gating.threshold_at_sensitivity(truth, score, wished)
+    assert (score[truth] >= threshold).mean() >= wished
+    above = score[truth][score[truth] > threshold]
+    assert len(above) / truth.sum() < wished
+    with pytest.raises(ValueError, match="share in"):
+        gating.threshold_at_sensitivity(truth, score, 0)
+
+
+def test_f1_threshold_is_the_best_of_all():
+    random = np.random.default_rng(0)
+    truth = (random.random(300) < 0.3).astype(float)
+    score = random.random(300) + 0.3 * truth
+    best = metrics.f1_threshold(truth, score)
+    scores = [f1_score(truth, score >= t) for t in np.unique(score)]
+    assert f1_score(truth, score >= best) == pytest.approx(max(scores))
+
+
+def test_taxonomy_mismatch_lists_both_sides(nih, chexpert):
+    with pytest.raises(EvaluationError, match=r"lacks \['Effusion'.*beyond the taxonomy 'nih' \['Consolidation'|lacks"):
+        evaluate_table(make_table(chexpert), nih, "test")
+
+
+def test_table_survives_csv(nih, tmp_path):
+    table = make_table(nih)
+    table.to_csv(tmp_path / "t.csv")
+    again = PredictionTable.from_csv(tmp_path / "t.csv")
+    np.testing.assert_array_equal(again.truth, table.truth)
+    np.testing.assert_array_equal(again.probability, table.probability)  # to the last bit
+    assert list(again.patients) == list(table.patients)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.assign(Mass_prob=1.2), "film '0', label 'Mass': probability 1.2"),
+        (lambda f: f.assign(Mass=0.5), "film '0', label 'Mass': truth 0.5"),
+        (lambda f: f.assign(id="same"), "ids appear twice"),
+        (lambda f: f.drop(columns="Mass"), r"no column \['Mass'\]"),
+        (lambda f: f.drop(columns="patient"), r"no column \['patient'\]"),
+    ],
+)
+def test_bad_tables_are_refused(nih, tmp_path, change, message):
+    make_table(nih).to_csv(tmp_path / "t.csv")
+    change(pd.read_csv(tmp_path / "t.csv")).to_csv(tmp_path / "bad.csv", index=False)
+    with pytest.raises(PredictionTableError, match=message):
+        PredictionTable.from_csv(tmp_path / "bad.csv")
+
+
+def test_probabilities_are_monotone_and_refuse_nan():
+    logits = np.sort(np.random.default_rng(0).normal(size=10_000).astype(np.float32) * 20)
+    assert (np.diff(probabilities(logits)) >= 0).all()
+    with pytest.raises(PredictionTableError, match="1 logits of 2"):
+        probabilities(np.array([0.0, np.nan]))
+
+
+def test_published_r1_outputs_give_the_published_figures(chexpert):
+    """325 films of CheXpert's test set, outputs of R1's own model."""
+    file = TEST_DATA / "chexpert_test_predictions" / "cihmlc_densenet121.csv"
+    if not file.exists():
+        pytest.skip(f"published predictions not found at {file}; set HF_CXR_TEST_DATA")
+    frame = pd.read_csv(file)
+    names = tuple(c.removesuffix("_GT") for c in frame if c.endswith("_GT"))
+    table = PredictionTable(
+        names, frame["Path"].to_numpy(), frame["Path"].str.extract(r"(patient\d+)")[0].to_numpy(),
+        frame[[f"{n}_GT" for n in names]].to_numpy(float), frame[[f"{n}_Pred" for n in names]].to_numpy(float),
+        frame[[]],
+    )  # fmt: skip
+    report = evaluate_table(table, chexpert, "test")
+    assert report.aggregate["macro_auroc_all"] == pytest.approx(0.880383, abs=5e-7)
+    assert report.aggregate["weighted_auroc_all"] == pytest.approx(0.898002, abs=5e-7)
+    assert report.aggregate["macro_auroc_competition"] == pytest.approx(0.868880, abs=5e-7)
+    flat = report.hierarchy["flat"]
+    assert (flat["edges_violated"], flat["images_violated"], flat["images_out_of_order"]) == (10, 8, 248)

@@ -1,0 +1,71 @@
+"""The import directions of the README's architecture, held by parsing every module."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hf_cxr"
+
+# module -> what it may import of the project. Recipes may import everything.
+ALLOWED = {
+    "hierarchy": set(),
+    "labels": {"hierarchy"},
+    "losses": {"hierarchy"},
+    "data": set(),
+    "models": set(),
+    "augmentation": set(),
+    "averaging": set(),
+    "sampling": set(),
+    "metrics": set(),
+    "gating": {"metrics"},
+    "consistency": {"hierarchy"},
+    "predictions": set(),
+    "evaluation": {"hierarchy", "metrics", "gating", "consistency", "predictions"},
+    "summary": {"evaluation"},
+    "figures": {"evaluation", "metrics"},
+    "inference": {"models"},
+    "training_arguments": {"sampling"},
+    "trainer": {
+        "hierarchy", "models", "losses", "evaluation", "predictions",
+        "augmentation", "averaging", "sampling", "training_arguments",
+    },
+    "arguments": {"hierarchy", "labels", "losses", "models", "augmentation", "training_arguments"},
+    "runs": {"trainer"},
+    "experiment": {
+        "arguments", "data", "evaluation", "figures", "gating", "hierarchy", "inference", "labels", "losses",
+        "models", "predictions", "runs", "trainer",
+    },
+    "__init__": {"hierarchy", "models"},
+}  # fmt: skip
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level parts of the project that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "hf_cxr":
+            parts = (node.module or "").split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("hf_cxr.")}
+    return found
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    own = part(path)
+    assert own in ALLOWED, f"{own} is new: say in ALLOWED and in the README what it may import"
+    assert imported(path) - {own} <= ALLOWED[own]
+
+
+def test_models_travel_alone():
+    """Remote code is copied flat: siblings only, no absolute import of the project."""
+    for path in (PACKAGE / "models").glob("*.py"):
+        assert not imported(path), path
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level > 1), path
