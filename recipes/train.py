@@ -12,6 +12,7 @@ The output folder gets the model, `run.yaml`, `predictions_*.csv`, `eval_report.
 import sys
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from transformers import set_seed
 
@@ -32,6 +33,7 @@ def main() -> None:
     _ = arguments.device  # sets up the processes
     state = PartialState()
     set_seed(arguments.seed)
+    torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, on which CPUs crawl
 
     films = prepare_films(settings)
     described = describe_run(settings.to_plain(), films.provenance, label_summary(films))
