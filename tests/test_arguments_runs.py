@@ -1,0 +1,117 @@
+import pytest
+import yaml
+
+from hf_cxr.arguments import SettingsError, parse_settings
+from hf_cxr.runs import RunFolder, RunFolderError, describe_run
+from tests.conftest import REPO
+
+CONFIGS = sorted((REPO / "recipes" / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        (tmp_path / "settings.yaml").write_text(text)
+        return str(tmp_path / "settings.yaml")
+
+    return write
+
+
+def test_command_line_beats_yaml_beats_defaults(config):
+    file = config(
+        "learning_rate: 1.0e-3\nimage_size: 64\nbf16: true\nuse_cpu: true\nbackbone_kwargs: {growth_rate: 8}\n"
+    )
+    settings = parse_settings([file, "--image_size", "96", "--flip=0.5"])
+    assert settings.training.learning_rate == 1e-3
+    assert settings.model.image_size == 96
+    assert settings.training.bf16 is True
+    assert settings.model.backbone_kwargs == {"growth_rate": 8}
+    assert settings.augmentation.flip == 0.5
+    assert settings.model.head == "plain"
+
+
+def test_exponents_without_a_dot_are_numbers(config):
+    """YAML reads 1e-3 as a word; the parser makes it the number that was meant."""
+    assert parse_settings([config("learning_rate: 1e-3\nuse_cpu: true\n")]).training.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("learning_rat: 1\n", [], r"settings\.yaml: unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        ("", [], "expected a mapping"),
+        ("use_cpu: true\n", ["--imagesize", "3"], "unknown options --imagesize 3; did you mean 'image_size'"),
+        ("use_cpu: true\n", ["--loss", "focal"], "loss: got 'focal', expected one of bce"),
+        ("use_cpu: true\n", ["--link", "both"], "link: got 'both'"),
+        ("use_cpu: true\n", ["--backbone_kwargs", "{a"], "backbone_kwargs: .* is not JSON"),
+    ],
+)
+def test_bad_settings_are_named(config, text, words, message):
+    with pytest.raises(SettingsError, match=message):
+        parse_settings([config(text), *words])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_config_parses_and_names_a_model_that_exists(path):
+    import timm
+
+    settings = parse_settings([str(path), "--use_cpu", "true", "--output_dir", "x"])
+    assert timm.is_model(settings.model.backbone)
+    assert settings.labels.hierarchy().gate == "Abnormal"
+    settings.labels.policy(0)
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "recipes" / "accelerate").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_accelerate_config_is_understood(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    text = path.read_text()
+    assert f"--config_file recipes/accelerate/{path.name}" in text, "each file says the command that uses it"
+    load_config_from_file(str(path))
+
+
+def test_paths_and_verbosity_do_not_change_the_settings_hash(config):
+    hashes = set()
+    for words in (["--output_dir", "a"], ["--output_dir", "b", "--data_dir", "/elsewhere"], ["--seed", "5"]):
+        settings = parse_settings([config("use_cpu: true\n"), *words])
+        hashes.add(describe_run(settings.to_plain(), {}, {})["settings_hash"])
+    assert len(hashes) == 2
+
+
+RUN = {"settings": {"training": {"seed": 0, "learning_rate": 1e-3}}, "data": {"fingerprint": "a"}}
+
+
+def finished(path):
+    RunFolder(path).claim(RUN)
+    (path / "eval_report.json").write_text("{}")
+
+
+def test_a_finished_run_is_not_touched_unless_told(tmp_path):
+    run = tmp_path / "run"
+    finished(run)
+    with pytest.raises(RunFolderError, match=r"a finished run: --overwrite true replaces it"):
+        RunFolder(run)
+    with pytest.raises(RunFolderError, match="nothing to resume"):
+        RunFolder(run, resume=True)
+    folder = RunFolder(run, overwrite=True)
+    assert (run / "eval_report.json").exists()  # nothing is lost before the new run is ready to start
+    folder.claim(RUN)
+    assert not (run / "eval_report.json").exists()
+
+
+def test_an_unfinished_run_is_resumed_with_the_same_settings_only(tmp_path):
+    RunFolder(tmp_path / "run").claim(RUN)
+    with pytest.raises(RunFolderError, match=r"an unfinished run.*--resume true goes on with it"):
+        RunFolder(tmp_path / "run")
+    RunFolder(tmp_path / "run", resume=True).claim(RUN)
+    other = {**RUN, "settings": {"training": {"seed": 0, "learning_rate": 5e-3}}}
+    with pytest.raises(RunFolderError, match=r"settings\.training\.learning_rate: was 0\.001, is 0\.005"):
+        RunFolder(tmp_path / "run", resume=True).claim(other)
+    assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text()) == RUN
+
+
+def test_a_folder_that_is_no_run_is_never_deleted(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for arguments in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(RunFolderError, match="no run"):
+            RunFolder(tmp_path, **arguments)

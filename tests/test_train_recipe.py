@@ -1,0 +1,221 @@
+"""The recipe as a user runs it, on a small phantom: files, refusals, resume, two stages, two processes."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForImageClassification
+
+from hf_cxr.data.phantom import generate
+from hf_cxr.evaluation import EvalReport
+from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.predictions import PredictionTable
+from tests.conftest import REPO, TEST_DATA
+
+TINY = {
+    "dataset": "phantom", "image_size": 64, "validation_fraction": 0.25, "num_train_epochs": 2,
+    "per_device_train_batch_size": 16, "learning_rate": 1e-3, "use_cpu": True, "disable_tqdm": True,
+    "backbone": "densenet121", "backbone_kwargs": {"growth_rate": 8, "block_config": [1, 1]}, "flip": 0.5,
+    "rotation": 10,
+}  # fmt: skip
+VIT = {"model": "vit", "backbone": "test_vit", "backbone_kwargs": {}}
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("data") / "phantom", n_images=400, image_size=64, progress=False)
+
+
+@pytest.fixture(scope="module")
+def words(phantom, tmp_path_factory):
+    """Command line words of a tiny run."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def make(out, *extra, **settings):
+        file = out.parent / f"{out.name}.yaml"
+        file.write_text(yaml.safe_dump(TINY | settings))
+        return [str(file), "--data_dir", str(phantom), "--cache_dir", str(cache), "--output_dir", str(out), *extra]
+
+    return make
+
+
+def train(monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["recipes/train.py", *words])
+    runpy.run_path(str(REPO / "recipes" / "train.py"), run_name="__main__")
+
+
+def check_run(folder, *extra):
+    script = TEST_DATA.parent / "acceptance" / "check_run.py"
+    if not script.exists():
+        pytest.skip(f"the acceptance check is not at {script}")
+    done = subprocess.run([sys.executable, script, folder, *extra], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        train(patch, words(folder, ema_decay=0.9))
+    return folder
+
+
+def test_a_run_leaves_everything_named(finished, capsys):
+    names = {path.name for path in finished.iterdir()}
+    assert {
+        "config.json", "model.safetensors", "preprocessor_config.json", "run.yaml", "predictions_validation.csv",
+        "predictions_test.csv", "eval_report.json", "eval_report_validation.json", "figures",
+    } <= names  # fmt: skip
+    assert not [n for n in names if n.startswith("checkpoint") or n.endswith((".bin", ".partial"))]
+    figures = {path.name for path in (finished / "figures").iterdir()}
+    assert figures == {"learning_curves.png", "auroc_test.png", "auroc_validation.png"}
+    assert all((finished / "figures" / name).stat().st_size > 10_000 for name in figures)
+
+
+def test_the_acceptance_check_passes(finished):
+    check_run(finished, "--expect_consistent")
+
+
+def test_run_yaml_has_what_is_needed_to_repeat_it(finished):
+    run = yaml.safe_load((finished / "run.yaml").read_text())
+    assert run["settings"]["training"]["learning_rate"] == 1e-3
+    assert run["settings"]["augmentation"]["flip"] == 0.5
+    assert run["settings"]["labels"]["conflict"] == "child_wins"  # a default
+    assert run["seed"] == 42
+    assert run["data"]["fingerprint"]
+    assert {"torch", "transformers", "hf_cxr"} <= set(run["versions"])
+    counts = run["labels"]["train"]["counts"]["Abnormal"]
+    assert counts["positive"] + counts["negative"] == run["data"]["splits"]["train"]["films"]
+
+
+def test_reported_figures_are_those_of_the_saved_model(finished, phantom):
+    """Loaded by name alone, on one film at a time, through the processor: the table's probabilities."""
+    from transformers import AutoImageProcessor
+
+    model = AutoModelForImageClassification.from_pretrained(finished).eval()
+    processor = AutoImageProcessor.from_pretrained(finished)
+    table = PredictionTable.from_csv(finished / "predictions_test.csv")
+    for row in range(0, len(table), 25):
+        inputs = processor(phantom / "images" / table.ids[row], return_tensors="pt")
+        with torch.no_grad():
+            probability = model(**inputs).logits.double().sigmoid()[0]
+        at = [table.names.index(name) for name in model.config.label_names]
+        np.testing.assert_allclose(table.probability[row, at], probability, atol=1e-5)
+
+
+def test_best_metric_of_training_is_that_of_the_saved_model(finished):
+    report = EvalReport.from_json(finished / "eval_report_validation.json")
+    best = report.provenance["training"]["model"]["best_metric"]
+    assert report.aggregate["macro_auroc"] == pytest.approx(best, abs=1e-6)
+
+
+def test_operating_points_come_from_validation_and_are_in_the_config(finished):
+    report = json.loads((finished / "eval_report.json").read_text())
+    config = json.loads((finished / "config.json").read_text())
+    assert config["operating_points"] == report["operating_points"]
+    assert report["operating_points"]["split"] == "validation"
+    assert report["gate"]["definition"] == config["gate"]["definition"] == "any_finding"
+
+
+def test_a_second_run_refuses_and_says_how(finished, words, monkeypatch):
+    before = (finished / "eval_report.json").read_bytes()
+    with pytest.raises(SystemExit, match="holds a finished run: --overwrite true replaces it"):
+        train(monkeypatch, words(finished))
+    assert (finished / "eval_report.json").read_bytes() == before
+
+
+def test_an_interrupted_run_goes_on_to_the_same_figures(finished, words, tmp_path, monkeypatch):
+    from hf_cxr.trainer import CXRTrainer
+
+    save = CXRTrainer._save_checkpoint
+
+    def interrupted(self, *args):
+        save(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CXRTrainer, "_save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(monkeypatch, words(tmp_path / "run", ema_decay=0.9))
+    monkeypatch.setattr(CXRTrainer, "_save_checkpoint", save)
+    with pytest.raises(SystemExit, match="an unfinished run"):
+        train(monkeypatch, words(tmp_path / "run", ema_decay=0.9))
+    train(monkeypatch, words(tmp_path / "run", "--resume", "true", ema_decay=0.9))
+    for name in ("predictions_test.csv", "predictions_validation.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_unreadable_films_stop_before_training_or_are_counted(phantom, words, tmp_path, monkeypatch):
+    import shutil
+
+    folder = tmp_path / "phantom"
+    shutil.copytree(phantom, folder)
+    film = sorted((folder / "images").iterdir())[3]
+    film.write_bytes(film.read_bytes()[:600])
+    arguments = ["--data_dir", str(folder), "--dataset", "nih", "--num_train_epochs", "1"]
+    with pytest.raises(SystemExit, match=film.name):
+        train(monkeypatch, words(tmp_path / "run", *arguments))
+    assert not (tmp_path / "run").exists()
+    train(monkeypatch, words(tmp_path / "run", *arguments, "--skip_missing", "true"))
+    provenance = json.loads((tmp_path / "run" / "eval_report.json").read_text())["provenance"]["data"]
+    assert sum(provenance["unreadable"].values()) + sum(provenance["skipped"].values()) == 1
+
+
+def test_r2s_two_stages(words, tmp_path, monkeypatch):
+    train(monkeypatch, words(tmp_path / "run", two_stage=True, link="conditional", **VIT))
+    report = EvalReport.from_json(tmp_path / "run" / "eval_report.json")
+    assert 0 < report.gate["auroc"] < 1
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert model.gate.config.label_names == ["Abnormal"]
+    assert list(report.labels) == list(Hierarchy.from_config(model.config).names)
+    assert set(report.provenance["training"]) == {"gate", "findings"}
+    assert model.config.gate_threshold == pytest.approx(report.gate["threshold"], abs=1e-6)
+    check_run(tmp_path / "run", "--expect_consistent")
+
+
+def launch(words, processes):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    if processes > 1:
+        command += ["--config_file", str(REPO / "recipes" / "accelerate" / "two_cpu_processes.yaml")]
+    done = subprocess.run(
+        [*command, str(REPO / "recipes" / "train.py"), *words], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["vit", "densenet"])
+def test_two_processes_train_and_evaluate_like_one(architecture, words, tmp_path):
+    """Same films a step: 1 × 16 and 2 × 8. A ViT gives the same model; batch norm sees other batches."""
+    settings = (VIT if architecture == "vit" else {}) | {"ema_decay": 0.9, "num_train_epochs": 1}
+    tables = []
+    for processes in (1, 2):
+        folder = tmp_path / f"p{processes}"
+        launch(words(folder, per_device_train_batch_size=16 // processes, **settings), processes)
+        report = EvalReport.from_json(folder / "eval_report_validation.json")
+        stage = report.provenance["training"]["model"]
+        assert stage["processes"] == processes
+        # evaluated during training on all processes, and alone from the disk: the same figure
+        assert report.aggregate["macro_auroc"] == pytest.approx(stage["best_metric"], abs=1e-6)
+        tables.append(PredictionTable.from_csv(folder / "predictions_test.csv"))
+    assert list(tables[0].ids) == list(tables[1].ids)
+    np.testing.assert_array_equal(tables[0].truth, tables[1].truth)
+    if architecture == "vit":
+        np.testing.assert_allclose(tables[0].probability, tables[1].probability, atol=1e-4)
+    if processes == 2:
+        check_run(folder, "--expect_consistent")
+
+
+def test_predictions_cover_every_test_film_once(finished, phantom):
+    listed = (phantom / "test_list.txt").read_text().split()
+    table = pd.read_csv(finished / "predictions_test.csv")
+    assert sorted(table["id"]) == sorted(listed)
