@@ -134,7 +134,10 @@ def encode(
         row, column = (int(i[0]) for i in np.nonzero(strange))
         raise LabelError(f"row {row}, '{columns[column]}': got {raw_NF[row, column]}, expected 1, 0, -1 or null")
 
-    values, no_finding, n_uncertain = _observed(columns, raw_NF, hierarchy, policy)
+    values, denied, n_uncertain = _observed(columns, raw_NF, hierarchy, policy)
+    no_finding = values.get("No Finding")
+    if "No Finding" not in hierarchy.names:
+        values.pop("No Finding", None)
     unannotated = tuple(n for n in hierarchy.of_kind(*OBSERVED_KINDS) if n not in values)
     for name in unannotated:
         values[name] = np.full(len(raw_NF), np.nan, np.float32)
@@ -142,10 +145,12 @@ def encode(
         values[name] = 1 - _union([values[n] for n in hierarchy.of_kind(*OBSERVED_KINDS)])
     if hierarchy.gate:
         values[hierarchy.gate] = _gate_truth(hierarchy, values, no_finding)
+        if hierarchy.gate_definition == "not_no_finding":
+            denied[hierarchy.gate] = values[hierarchy.gate] == 0
 
     n_conflicts, n_closed = {}, {}
     if close:
-        n_conflicts = _settle_conflicts(hierarchy, values, policy.conflict)
+        n_conflicts = _settle_conflicts(hierarchy, values, denied, policy.conflict)
     n_closed = _close_upward(hierarchy, values, groups_only=not close)
     stacked = np.stack([values[n] for n in hierarchy.names], axis=1).astype(np.float32)
     return EncodedLabels(hierarchy.names, stacked, n_uncertain, n_closed, n_conflicts, unannotated)
@@ -153,12 +158,15 @@ def encode(
 
 def _observed(
     columns: Sequence[str], raw_NF: FloatArray, hierarchy: Hierarchy, policy: LabelPolicy
-) -> tuple[dict[str, FloatArray], FloatArray | None, dict[str, int]]:
-    """Apply the cell policies column by column; also hand out `No Finding`, which the gate may need."""
+) -> tuple[dict[str, FloatArray], dict[str, NDArray[np.bool_]], dict[str, int]]:
+    """Apply the cell policies column by column: values, films in which the source itself says 0, uncertain cells.
+
+    `No Finding` is kept also where it is no node, since the gate may need it.
+    """
     known_words = {word: node.name for node in hierarchy.nodes for word in (node.name, *node.aliases)}
     draws = np.random.default_rng(policy.seed).random(raw_NF.shape, dtype=np.float32)
     values: dict[str, FloatArray] = {}
-    no_finding = None
+    denied = {}
     n_uncertain = {}
     for i, column in enumerate(columns):
         name = known_words.get(column)
@@ -172,12 +180,11 @@ def _observed(
         cells[uncertain] = _uncertain_value(policy, column, draws[uncertain, i])
         if policy.blank == "zeros":
             cells[np.isnan(raw_NF[:, i])] = 0.0
-        if column == "No Finding":
-            no_finding = cells
+        values[name or column] = cells
+        denied[name or column] = raw_NF[:, i] == 0
         if name is not None:
-            values[name] = cells
             n_uncertain[name] = int(uncertain.sum())
-    return values, no_finding, n_uncertain
+    return values, denied, n_uncertain
 
 
 def _uncertain_value(policy: LabelPolicy, label: str, draws: FloatArray) -> FloatArray | float:
@@ -222,17 +229,19 @@ def _gate_truth(hierarchy: Hierarchy, values: dict[str, FloatArray], no_finding:
     return (1 - no_finding).astype(np.float32)
 
 
-def _settle_conflicts(hierarchy: Hierarchy, values: dict[str, FloatArray], policy: str) -> dict[str, int]:
-    """Find positive children under explicitly negative parents (groups have no explicit value) and settle them.
+def _settle_conflicts(
+    hierarchy: Hierarchy, values: dict[str, FloatArray], denied: dict[str, NDArray[np.bool_]], policy: str
+) -> dict[str, int]:
+    """Find positive children under parents that the source itself denies, and settle them.
 
-    Runs from the roots down, so that a child made negative is seen as negative by its own children.
+    A blank or uncertain parent is no conflict, whatever the policies make of it; nor are groups and a gate derived
+    from the findings. Runs from the roots down, so that a child made negative is seen so by its own children.
     """
     found: dict[str, int] = {}
-    explicit = set(hierarchy.of_kind(*OBSERVED_KINDS, "gate"))
     positive = {name: _positive_below(hierarchy, values, name) for name in hierarchy.names}
-    for parent in (n for n in hierarchy.topological_order if n in explicit):
+    for parent in (n for n in hierarchy.topological_order if n in denied):
         for child in hierarchy.children[parent]:
-            clash = (values[parent] == 0) & positive[child]
+            clash = denied[parent] & positive[child]
             if not clash.any():
                 continue
             found[f"{parent} > {child}"] = int(clash.sum())
