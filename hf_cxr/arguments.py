@@ -22,6 +22,9 @@ from hf_cxr.models.processing import FITS
 from hf_cxr.training_arguments import CXRTrainingArguments
 
 
+NORMALISATIONS = ("dataset", "film")
+
+
 class SettingsError(ValueError):
     """Settings that cannot be used; the message names the key and the file."""
 
@@ -95,6 +98,9 @@ class ModelArguments:
     backbone_weights: str | None = field(default=None, metadata={"help": "hub, a local file, or none for random."})
     image_size: int = field(default=224, metadata={"help": "Side of the square input in pixels."})
     fit: str = field(default="pad", metadata={"help": "How a film that is not square fits: pad, crop or stretch."})
+    normalisation: str = field(
+        default="dataset", metadata={"help": "By the training films' mean and deviation (dataset) or each film's own."}
+    )
     head: str = field(default="plain", metadata={"help": "plain or r1."})
     head_dropout: float = field(default=0.0, metadata={"help": "Dropout in the head."})
     link: str = field(default="conditional", metadata={"help": "flat, or conditional (consistent by construction)."})
@@ -102,7 +108,13 @@ class ModelArguments:
     def __post_init__(self) -> None:
         self.backbone_kwargs = _json("backbone_kwargs", self.backbone_kwargs)
         self.backbone_weights = None if self.backbone_weights in (None, "none") else self.backbone_weights
-        for name, allowed in (("model", ("densenet", "vit")), ("head", HEADS), ("link", LINKS), ("fit", FITS)):
+        for name, allowed in (
+            ("model", ("densenet", "vit")),
+            ("head", HEADS),
+            ("link", LINKS),
+            ("fit", FITS),
+            ("normalisation", NORMALISATIONS),
+        ):
             _expect(name, getattr(self, name), allowed)
 
 

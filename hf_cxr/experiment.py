@@ -122,11 +122,19 @@ def image_statistics(films: FilmDataset, n_films: int = 2048) -> tuple[float, fl
     return round(pixels.mean().item(), 4), round(pixels.std().item(), 4)
 
 
-def build_model(settings: Settings, hierarchy: Hierarchy, statistics: tuple[float, float]) -> CXRPreTrainedModel:
-    """A fresh model over a hierarchy; with pretrained weights it keeps their input statistics."""
+def build_model(
+    settings: Settings, hierarchy: Hierarchy, statistics: tuple[float | None, float | None]
+) -> CXRPreTrainedModel:
+    """A fresh model over a hierarchy; with pretrained weights it keeps their input statistics.
+
+    Args:
+        statistics: mean and deviation of the training films, used with `normalisation` "dataset".
+    """
     chosen = settings.model
     config_class, model_class = SINGLE_STAGE[f"cxr-{chosen.model}"]
-    if chosen.backbone_weights:
+    if chosen.normalisation == "film":
+        statistics = None, None
+    elif chosen.backbone_weights:
         pretrained = timm.get_pretrained_cfg(chosen.backbone)
         statistics = float(np.mean(pretrained.mean)), float(np.mean(pretrained.std))
     config = config_class(

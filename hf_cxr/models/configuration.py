@@ -27,7 +27,7 @@ class CXRConfig(PretrainedConfig):
         gate: `{"node": label, "definition": "any_finding" | "not_no_finding"}` or None.
         label_subsets: `{name: [label, …]}` over which figures are averaged.
         taxonomy: name of the taxonomy.
-        image_mean, image_std: statistics of the input in [0, 1] by which it is normalised.
+        image_mean, image_std: statistics of the input in [0, 1] by which it is normalised; None: each film's own.
         operating_points: `{label: threshold}` with `"split"` and `"criterion"` they come from, set after
             training; None before.
         id2label / label2id: as in transformers; `num_labels` follows from them and is never passed.
@@ -49,8 +49,8 @@ class CXRConfig(PretrainedConfig):
     gate: dict[str, str] | None = None
     label_subsets: dict[str, list[str]] = field(default_factory=dict)
     taxonomy: str = ""
-    image_mean: float = 0.5
-    image_std: float = 0.25
+    image_mean: float | None = 0.5
+    image_std: float | None = 0.25
     operating_points: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

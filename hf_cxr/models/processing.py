@@ -110,9 +110,17 @@ def fit_to_square(film: Image.Image, size: int, fit: str = "pad") -> NDArray[np.
     return np.asarray(film)
 
 
-def normalise(pixels_B1SS: Tensor, mean: float, std: float) -> Tensor:
-    """uint8 films (B, 1, S, S), or float films in [0, 1], -> float32 model input `(x − mean) / std`."""
+def normalise(pixels_B1SS: Tensor, mean: float | None, std: float | None) -> Tensor:
+    """Films -> float32 model input `(x − mean) / std`.
+
+    Args:
+        pixels_B1SS: uint8, or float in [0, 1].
+        mean, std: statistics of films in [0, 1]; None takes each film's own, which removes its exposure.
+    """
     scaled = pixels_B1SS.float() / 255 if pixels_B1SS.dtype == torch.uint8 else pixels_B1SS
+    if mean is None or std is None:
+        deviation, own_mean = torch.std_mean(scaled, (1, 2, 3), correction=0, keepdim=True)
+        return (scaled - own_mean) / deviation.clamp(min=1 / 255)
     return (scaled - mean) / std
 
 
@@ -122,13 +130,13 @@ class CXRImageProcessor(TorchvisionBackend):
     Args:
         size: `{"height": S, "width": S}`.
         fit: see `fit_to_square`.
-        image_mean, image_std: lists of one number each, of films in [0, 1].
+        image_mean, image_std: lists of one number each, of films in [0, 1]; None takes each film's own.
     """
 
     model_input_names = ["pixel_values"]
     size: Any = {"height": 224, "width": 224}
-    image_mean = [0.5]
-    image_std = [0.25]
+    image_mean: Any = [0.5]
+    image_std: Any = [0.25]
 
     def __init__(self, fit: str = "pad", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -140,7 +148,13 @@ class CXRImageProcessor(TorchvisionBackend):
     def for_model(cls, config: Any, fit: str = "pad") -> "CXRImageProcessor":
         """The processor of a model's config."""
         size = {"height": config.image_size, "width": config.image_size}
-        return cls(fit=fit, size=size, image_mean=[config.image_mean], image_std=[config.image_std])
+        mean, std = config.image_mean, config.image_std
+        return cls(
+            fit=fit,
+            size=size,
+            image_mean=None if mean is None else [mean],
+            image_std=None if std is None else [std],
+        )
 
     def prepare(self, image: Any) -> NDArray[np.uint8]:
         """One film -> (S, S) uint8, before normalisation: what the training cache holds.
@@ -168,7 +182,8 @@ class CXRImageProcessor(TorchvisionBackend):
             except FilmError as error:
                 raise FilmError(f"film {position}: {error}") from None
         pixels = torch.from_numpy(np.stack(films))[:, None]
-        batch = {"pixel_values": normalise(pixels, self.image_mean[0], self.image_std[0])}
+        mean, std = (None if value is None else value[0] for value in (self.image_mean, self.image_std))
+        batch = {"pixel_values": normalise(pixels, mean, std)}
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def open(self, image: Any) -> Any:
