@@ -21,7 +21,6 @@ from hf_cxr.models.configuration import HEADS, LINKS
 from hf_cxr.models.processing import FITS
 from hf_cxr.training_arguments import CXRTrainingArguments
 
-
 NORMALISATIONS = ("dataset", "film")
 
 
