@@ -84,6 +84,21 @@ def test_processor_is_the_training_path_to_the_last_bit(tmp_path):
     assert loaded.fit == "pad"
 
 
+def test_each_film_by_its_own_statistics_removes_exposure(make_model, tmp_path):
+    config = make_model(image_mean=None, image_std=None).config
+    processor = CXRImageProcessor.for_model(config)
+    processor.save_pretrained(tmp_path)
+    film = np.random.default_rng(0).random((32, 32)) * 0.5
+    plain, exposed = CXRImageProcessor.from_pretrained(tmp_path)([film, film * 1.5 + 0.2], return_tensors="pt")[
+        "pixel_values"
+    ]
+    torch.testing.assert_close(plain, exposed, atol=0.05, rtol=0)
+    assert plain.mean().item() == pytest.approx(0, abs=1e-5)
+    assert plain.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    pixels = torch.from_numpy(np.stack([processor.prepare(f) for f in (film, film * 1.5 + 0.2)]))[:, None]
+    assert torch.equal(normalise(pixels, None, None), torch.stack([plain, exposed]))
+
+
 def test_processor_says_which_film(tmp_path):
     with pytest.raises(FilmError, match="film 1: "):
         CXRImageProcessor()([RAMP, np.zeros((8, 8), np.uint8)])
