@@ -217,7 +217,11 @@ def _train_stage(
         "best_metric": trainer.state.best_metric,
         "history": trainer.state.log_history,
     }
-    return trainer.accelerator.unwrap_model(trainer.model), {stage or "model": log}
+    # Through the disk, since under FSDP or DeepSpeed no process holds the whole model.
+    folder = run.stage(stage or "model") / "final"
+    trainer.save_model(str(folder))
+    PartialState().wait_for_everyone()
+    return type(model).from_pretrained(folder, dtype=torch.float32), {stage or "model": log}
 
 
 def _abnormal(films: Films, split: str) -> Any:

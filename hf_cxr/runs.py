@@ -90,7 +90,7 @@ class RunFolder:
             )
 
     def stage(self, name: str | None = None) -> Path:
-        """Folder of a training stage's checkpoints: the run's own, or one below it for a two-stage model."""
+        """Folder of a training stage: the run's own for its checkpoints, or one below it for a named stage."""
         return self.path if name is None else self.path / "stages" / name
 
     def checkpoint(self, stage: Path) -> Path | None:
@@ -99,9 +99,13 @@ class RunFolder:
 
     def remove_checkpoints(self) -> None:
         """Delete the checkpoints of a finished run: the final model has all that is needed to use it."""
-        for folder in [*self.path.glob("checkpoint-*"), self.path / "stages"]:
-            shutil.rmtree(folder, ignore_errors=True)
-        (self.path / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.yaml says the same
+        stages = [self.path, *self.path.glob("stages/*")]
+        for stage in stages:
+            for folder in [*stage.glob("checkpoint-*"), stage / "final"]:
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in [*stages[1:], self.path / "stages"]:  # kept where a logger wrote into it
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def describe_run(settings: dict[str, Any], data: dict[str, Any], labels: dict[str, Any]) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class CXRTrainer(Trainer):
             self.hierarchy.names,
             index[order].astype(str),
             index[order].astype(str),
-            np.round(labels).astype(float),
+            labels.astype(float),
             probabilities(logits),
             pd.DataFrame(index=range(len(index))),
         )

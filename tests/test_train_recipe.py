@@ -169,7 +169,8 @@ def test_unreadable_films_stop_before_training_or_are_counted(phantom, words, tm
 
 
 def test_r2s_two_stages(words, tmp_path, monkeypatch):
-    train(monkeypatch, words(tmp_path / "run", two_stage=True, link="conditional", **VIT))
+    train(monkeypatch, words(tmp_path / "run", two_stage=True, link="conditional", report_to="tensorboard", **VIT))
+    assert list((tmp_path / "run" / "stages" / "gate").rglob("events.out.tfevents.*"))
     report = EvalReport.from_json(tmp_path / "run" / "eval_report.json")
     assert 0 < report.gate["auroc"] < 1
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
