@@ -38,12 +38,10 @@ def learning_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -
         _line(left, train, "loss", "training", "o-")
         _line(left, valid, "eval_loss", "validation", "s--")
         left.set(xlabel="epoch", ylabel="loss", title="Loss")
-        for key, name, style in (
-            ("eval_macro_auroc", "macro AUROC, findings", "o-"),
-            ("eval_gate_auroc", "AUROC, gate", "s--"),
-            ("eval_gated_macro_auroc", "macro AUROC, gated", "^:"),
-        ):
-            _line(right, valid, key, name, style)
+        _line(right, valid, "eval_macro_auroc", "macro AUROC, findings", "o-")
+        _line(right, valid, "eval_gate_auroc", "AUROC, gate", "s--")
+        if any(row.get("eval_gated_macro_auroc") != row.get("eval_macro_auroc") for row in valid):
+            _line(right, valid, "eval_gated_macro_auroc", "macro AUROC, gated", "^:")
         right.set(xlabel="epoch", ylabel="AUROC", title="Validation")
         for axes in (left, right):
             if axes.get_legend_handles_labels()[0]:
@@ -65,7 +63,8 @@ def label_auroc(report: EvalReport, path: Path, title: str, groups: Sequence[str
         report: of the split to show. path: the PNG. title: what and where.
         groups: labels that are no findings (gate, groups), drawn hatched at the top.
 
-    A label with an undefined AUROC keeps its row and says why; one with few positives is drawn pale.
+    Bars start at 0.5, chance. A label with an undefined AUROC keeps its row and says why; one with few positives is
+    drawn pale.
     """
     findings = [n for n in report.labels if n not in groups]
     ranked = sorted(findings, key=lambda n: report.labels[n]["auroc"] or 0.0)
@@ -75,26 +74,32 @@ def label_auroc(report: EvalReport, path: Path, title: str, groups: Sequence[str
         axes = figure.subplots()
         for position, name in enumerate(rows):
             figures = report.labels[name]
-            value, n_positive = figures["auroc"], figures["n_positive"]
+            value = figures["auroc"]
+            # In columns beside the bars, where nothing can cross them.
+            axes.text(1.17, position, f"{figures['n_positive']:,}", va="center", ha="right", fontsize=8)
             if value is None:
                 axes.text(0.505, position, f"undefined: {figures['undefined']}", va="center", fontstyle="italic")
                 continue
+            axes.text(1.09, position, f"{value:.3f}", va="center", ha="right", fontsize=8)
             axes.barh(
                 position,
-                max(value - 0.5, 0),
+                value - 0.5,
                 left=0.5,
                 color="0.75" if figures["few_positives"] else "C0",
                 edgecolor="white",
                 hatch="///" if name in groups else None,
             )
-            axes.text(max(value, 0.5) + 0.005, position, f"{value:.3f}  n={n_positive}", va="center", fontsize=8)
+        axes.text(1.09, len(rows) - 0.2, "AUROC", ha="right", va="bottom", fontsize=8)
+        axes.text(1.17, len(rows) - 0.2, "n", ha="right", va="bottom", fontsize=8)
         macro = report.aggregate["macro_auroc"]
         if macro is not None:
-            axes.axvline(macro, color="k", linestyle="--", linewidth=1)
-            axes.text(macro, len(rows) - 0.4, f"macro {macro:.3f}", ha="center", va="bottom", fontsize=8)
+            axes.plot([macro, macro], [-0.6, len(rows) - 0.4], color="k", linestyle="--", linewidth=1)
+            axes.text(macro, len(rows) - 0.2, f"macro {macro:.3f}", ha="center", va="bottom", fontsize=8)
+        lowest = min([0.5, *(f["auroc"] for f in report.labels.values() if f["auroc"] is not None)])
+        left = np.floor(lowest * 10) / 10
         axes.set_yticks(np.arange(len(rows)), rows)
-        axes.set(xlim=(0.5, 1.1), ylim=(-0.6, len(rows) + 0.4), xlabel="AUROC")
-        axes.set_xticks(np.arange(0.5, 1.01, 0.1))
+        axes.set(xlim=(left, 1.18), ylim=(-0.6, len(rows) + 0.6), xlabel="AUROC")
+        axes.set_xticks(np.arange(left, 1.01, 0.1))
         axes.grid(axis="y", visible=False)
         figure.suptitle(
             f"{title}\n{report.n_images:,} films of {report.n_patients:,} patients; pale: under {FEW_POSITIVES} "

@@ -15,9 +15,12 @@ class CXRTrainingArguments(TrainingArguments):
     """Arguments of a `CXRTrainer`.
 
     Changed defaults: evaluation and checkpoint each epoch, best model by macro AUROC loaded at the end, cosine
-    schedule, last and best checkpoint kept, one log line an epoch; `logging_nan_inf_filter=False`, because a loss
-    that is not finite is an error here and must not be papered over; `remove_unused_columns=False`, because the
-    film's index, which augmentation and bookkeeping need, is no argument of the model.
+    schedule, last and best checkpoint kept, one log line an epoch; and
+
+    - `logging_nan_inf_filter=False`: a loss that is not finite is an error here and must not be papered over;
+    - `remove_unused_columns=False`: augmentation and bookkeeping need the film's index, which no model takes;
+    - `ddp_find_unused_parameters=False`: every weight gets a gradient (the models' contract test), so that looking
+      for others would only cost time.
 
     Raises:
         ValueError: a value out of range, from here or from transformers.
@@ -32,6 +35,7 @@ class CXRTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = field(default="macro_auroc", metadata={"help": "Figure of the best model."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule; reduce_lr_on_plateau too."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every weight is used."})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must stay off."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Films a batch in evaluation."})
     report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser takes the second of the union

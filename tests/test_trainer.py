@@ -66,6 +66,17 @@ def test_components_of_the_loss_are_logged_and_add_up(make_trainer, nih):
     assert evaluated["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_r1s_step_penalty_trains_the_very_model_that_flat_bce_trains(make_trainer, nih):
+    """Its gradient is zero: only the reported loss differs. The results table has one row for both."""
+    after = {}
+    for name, loss in {"bce": MaskedBCELoss(), "step": HBCELoss(nih, "step", scale=1.0)}.items():
+        trainer = make_trainer(loss=loss, folder=name, link="flat", ema_decay=0.9, max_grad_norm=1.0)
+        trainer.train()
+        after[name] = weights(trainer), trainer.state.log_history[-2]["eval_loss"]
+    assert torch.equal(after["bce"][0], after["step"][0])
+    assert after["step"][1] > after["bce"][1]
+
+
 def test_gradient_accumulation_equals_the_large_batch(make_trainer, make_films):
     """1 × 16 and 4 × 4, labels unevenly known; a ViT without dropout, since batch norm sees the batch's size."""
     films = make_films(n_films=64)
