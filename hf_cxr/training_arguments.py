@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from hf_cxr.sampling import SAMPLING
@@ -20,7 +21,8 @@ class CXRTrainingArguments(TrainingArguments):
     - `logging_nan_inf_filter=False`: a loss that is not finite is an error here and must not be papered over;
     - `remove_unused_columns=False`: augmentation and bookkeeping need the film's index, which no model takes;
     - `ddp_find_unused_parameters=False`: every weight gets a gradient (the models' contract test), so that looking
-      for others would only cost time.
+      for others would only cost time;
+    - `use_cpu` is switched on where there is no accelerator.
 
     Raises:
         ValueError: a value out of range, from here or from transformers.
@@ -42,6 +44,7 @@ class CXRTrainingArguments(TrainingArguments):
         default="none", metadata={"help": "trackio, tensorboard, wandb or none."}
     )
 
+    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU although there is an accelerator."})
     channels_last: bool = field(default=True, metadata={"help": "NHWC memory layout; faster convolutions in bf16."})
     ema_decay: float = field(default=0.0, metadata={"help": "Decay of the averaged weights; 0: no averaging."})
     sampling: str = field(default="uniform", metadata={"help": "uniform, or label_balanced (repeat factors)."})
@@ -59,6 +62,9 @@ class CXRTrainingArguments(TrainingArguments):
             raise ValueError(f"gate_sensitivity: got {self.gate_sensitivity}, expected a share in (0, 1]")
         if self.logging_nan_inf_filter or self.remove_unused_columns:
             raise ValueError("logging_nan_inf_filter and remove_unused_columns must stay off (see the docstring)")
+        # Otherwise bf16 is refused on a machine without accelerator, and a two-process launch there silently becomes
+        # two unconnected runs.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         if self.lr_scheduler_type == "reduce_lr_on_plateau":
             # torch's default mode is "min", also when a higher figure is better.

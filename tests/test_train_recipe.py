@@ -21,7 +21,7 @@ from tests.conftest import REPO, TEST_DATA
 
 TINY = {
     "dataset": "phantom", "image_size": 64, "validation_fraction": 0.25, "num_train_epochs": 2,
-    "per_device_train_batch_size": 16, "learning_rate": 1e-3, "use_cpu": True, "disable_tqdm": True,
+    "per_device_train_batch_size": 16, "learning_rate": 1e-3, "disable_tqdm": True,
     "backbone": "densenet121", "backbone_kwargs": {"growth_rate": 8, "block_config": [1, 1]}, "flip": 0.5,
     "rotation": 10,
 }  # fmt: skip
