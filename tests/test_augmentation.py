@@ -38,6 +38,20 @@ def test_flip_is_a_mirror(films):
     torch.testing.assert_close(out, films.flip(-1).float() / 255, atol=1e-4, rtol=0)
 
 
+def test_flips_and_shifts_do_not_blur(films):
+    out = augment(films, torch.arange(16), AugmentationConfig(flip=0.5, shift=0.1), seed=0, epoch=0)
+    source = films.float() / 255
+    for before, after in zip(source[:, 0], out[:, 0], strict=True):
+        matches = [
+            (candidate - after[2:-2, 2:-2]).abs().max()
+            for flipped in (before, before.flip(-1))
+            for dy in range(5)
+            for dx in range(5)
+            for candidate in [flipped[dy : dy + 20, dx : dx + 20]]
+        ]
+        assert min(matches) < 1e-3
+
+
 def test_half_of_the_films_are_flipped():
     films = torch.zeros(4000, 1, 4, 4)
     films[..., 0] = 1
