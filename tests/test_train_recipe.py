@@ -181,6 +181,44 @@ def test_r2s_two_stages(words, tmp_path, monkeypatch):
     check_run(tmp_path / "run", "--expect_consistent")
 
 
+SMALL = ["--num_train_epochs", "1", "--image_size", "64", "--dataloader_num_workers", "0", "--disable_tqdm", "true"]
+
+
+def test_r1s_config_as_shipped_on_films_in_chexperts_layout(tmp_path, monkeypatch):
+    """The shipped settings, but for size: head, HBCE step with data-driven weights, plateau, Uncertain node."""
+    data = generate(tmp_path / "chexpert", n_images=300, image_size=64, layout="chexpert", progress=False)
+    config = REPO / "recipes" / "configs" / "chexpert_densenet121_hbce.yaml"
+    tiny = ["--backbone_kwargs", '{"growth_rate": 8, "block_config": [1, 1]}']
+    folders = ["--data_dir", str(data), "--cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "run")]
+    train(monkeypatch, [str(config), *folders, *SMALL, *tiny])
+    report = EvalReport.from_json(tmp_path / "run" / "eval_report.json")
+    assert len(report.labels) == 21
+    assert report.hierarchy["flat"]["n_edges"] == 20
+    assert report.aggregate["macro_auroc_competition"] is not None
+    assert report.provenance["data"]["test_source"] == "test.csv"
+    assert "Uncertain" in report.labels
+    run = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    assert run["labels"]["train"]["n_uncertain"]["Atelectasis"] > 0
+    assert run["labels"]["train"]["n_closed"]["Enlarged Cardiomediastinum"] > 0
+    check_run(tmp_path / "run", "--findings", "Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural Effusion")
+
+
+def test_r2s_config_as_shipped(phantom, tmp_path, monkeypatch):
+    config = REPO / "recipes" / "configs" / "nih_vit_two_stage.yaml"
+    folders = [
+        "--data_dir",
+        str(phantom),
+        "--cache_dir",
+        str(tmp_path / "cache"),
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
+    train(monkeypatch, [str(config), *folders, *SMALL, "--backbone", "test_vit", "--backbone_weights", "none"])
+    report = EvalReport.from_json(tmp_path / "run" / "eval_report.json")
+    assert report.gate["auroc"] is not None
+    assert report.hierarchy["flat"]["images_out_of_order"] == 0
+
+
 def launch(words, processes):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "accelerate.commands.launch"]
