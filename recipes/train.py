@@ -18,7 +18,8 @@ from transformers import set_seed
 
 from hf_cxr.arguments import SettingsError, parse_settings
 from hf_cxr.data import DataProblems
-from hf_cxr.experiment import finish_run, label_summary, prepare_films, train_model
+from hf_cxr.experiment import finish_run, train_model
+from hf_cxr.films import label_summary, prepare_films
 from hf_cxr.hierarchy import HierarchyError
 from hf_cxr.labels import LabelError
 from hf_cxr.runs import REPORT_FILE, RunFolder, RunFolderError, describe_run, provenance

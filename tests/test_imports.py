@@ -32,8 +32,9 @@ ALLOWED = {
     },
     "arguments": {"hierarchy", "labels", "losses", "models", "augmentation", "training_arguments"},
     "runs": {"trainer"},
+    "films": {"arguments", "data", "hierarchy", "labels", "models"},
     "experiment": {
-        "arguments", "data", "evaluation", "figures", "gating", "hierarchy", "inference", "labels", "losses",
+        "arguments", "evaluation", "figures", "films", "gating", "hierarchy", "inference", "labels", "losses",
         "models", "predictions", "runs", "trainer",
     },
     "__init__": {"hierarchy", "models"},

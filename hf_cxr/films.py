@@ -1,0 +1,101 @@
+"""Where data and labels meet: decoded films with encoded labels, ready for a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from hf_cxr.arguments import Settings
+from hf_cxr.data import FilmDataset, decode, findings_matrix, load_splits
+from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.labels import EncodedLabels, LabelError, encode, labels_without_positives
+from hf_cxr.models import CXRImageProcessor
+
+
+@dataclass(frozen=True)
+class Films:
+    """Decoded films of every split with their labels.
+
+    Attributes:
+        decoded: Arrow rows with `pixels` and metadata. labels: encoded for their use: training policies on the
+            training split, hard and uncertain-unknown on the others. unclosed: training labels before closure.
+        provenance: where the data come from and what was left out.
+    """
+
+    hierarchy: Hierarchy
+    decoded: dict[str, datasets.Dataset]
+    labels: dict[str, EncodedLabels]
+    unclosed: EncodedLabels
+    provenance: dict[str, Any]
+
+    def dataset(self, split: str, names: tuple[str, ...] | None = None, rows: Any = None) -> FilmDataset:
+        """Films of a split; on wish only these labels and these rows."""
+        encoded, decoded = self.labels[split], self.decoded[split]
+        values = encoded.values[:, [encoded.names.index(n) for n in names or encoded.names]]
+        if rows is not None:
+            values, decoded = values[rows], decoded.select(rows)
+        return FilmDataset(decoded, values)
+
+    def prevalence(self, names: tuple[str, ...], rows: Any = None) -> dict[str, float]:
+        """Mean training target of each label over the films (or these rows) where it is known."""
+        encoded = self.labels["train"]
+        values = encoded.values if rows is None else encoded.values[rows]
+        columns = {n: values[:, encoded.names.index(n)] for n in names}
+        return {n: float(np.nanmean(c)) if (~np.isnan(c)).any() else 0.5 for n, c in columns.items()}
+
+
+def prepare_films(settings: Settings) -> Films:
+    """Build the data set, decode every film once, encode the labels; all errors in the data come up here.
+
+    Raises:
+        DataProblems, LabelError: see `data` and `labels`; also a label without a positive training film, unless
+            `allow_empty_labels`.
+    """
+    hierarchy = settings.labels.hierarchy()
+    data = settings.data
+    size = settings.model.image_size
+    processor = CXRImageProcessor(fit=settings.model.fit, size={"height": size, "width": size})
+    with PartialState().main_process_first():  # the others find the finished cache
+        splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **data.builder_options())
+        decoded = {}
+        for split, rows in splits.items():
+            decoded[split], n_unreadable = decode(
+                rows,
+                processor.prepare,
+                image_size=size,
+                fingerprint_of_prepare=processor.fingerprint,
+                num_proc=data.num_proc,
+                skip_unreadable=data.skip_missing,
+            )
+            provenance.setdefault("unreadable", {})[split] = n_unreadable
+    policy = settings.labels.policy(settings.training.seed)
+    labels = {}
+    for split, rows in decoded.items():
+        columns, raw = findings_matrix(rows)
+        labels[split] = encode(columns, raw, hierarchy, policy if split == "train" else policy.for_evaluation())
+    columns, raw = findings_matrix(decoded["train"])
+    unclosed = encode(columns, raw, hierarchy, policy, close=False)
+    if (empty := labels_without_positives(labels["train"])) and not settings.labels.allow_empty_labels:
+        raise LabelError(
+            f"no training film is positive for {', '.join(empty)}: nothing can be learned of them. Set "
+            "allow_empty_labels to train all the same, or use a taxonomy without them."
+        )
+    return Films(hierarchy, decoded, labels, unclosed, provenance)
+
+
+def label_summary(films: Films) -> dict[str, Any]:
+    """What the labels were made of, a split each, for `run.yaml`."""
+    summary: dict[str, Any] = {split: encoded.summary() for split, encoded in films.labels.items()}
+    return summary | {"without_positives": labels_without_positives(films.labels["train"])}
+
+
+def image_statistics(films: FilmDataset, n_films: int = 2048) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels in [0, 1], over evenly spaced films."""
+    rows = np.linspace(0, len(films) - 1, min(n_films, len(films))).astype(int).tolist()
+    pixels = torch.stack([film["pixel_values"] for film in films.__getitems__(rows)]).double() / 255
+    return round(pixels.mean().item(), 4), round(pixels.std().item(), 4)
