@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -66,8 +67,6 @@ class WeightAverage:
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
-        from safetensors import safe_open
-
         with safe_open(folder / FILE_NAME, "pt") as file:
             self.n_updates = int(file.metadata()["n_updates"])
         stored = load_file(folder / FILE_NAME)

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,14 +133,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_whole_checkpoints(ma
     trainer = make_trainer(loss=BreaksAt(9), num_train_epochs=3)
     with pytest.raises(NonFiniteLossError, match="not finite at or before step 12"):
         trainer.train()
-    folder = last_complete_checkpoint(trainer_folder := _folder(trainer))
-    assert folder.name == "checkpoint-6"
-    assert not (trainer_folder / "checkpoint-12").exists()
+    assert last_complete_checkpoint(_folder(trainer)).name == "checkpoint-6"
+    assert not (_folder(trainer) / "checkpoint-12").exists()
 
 
 def _folder(trainer):
-    from pathlib import Path
-
     return Path(trainer.args.output_dir)
 
 

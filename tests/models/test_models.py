@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, pipeline
 
@@ -173,8 +174,6 @@ def test_plain_transformers_pipeline(make_model, tmp_path):
     model.save_pretrained(tmp_path)
     CXRImageProcessor.for_model(model.config).save_pretrained(tmp_path)
     film = np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)
-    from PIL import Image
-
     rows = pipeline("image-classification", model=str(tmp_path), top_k=21)(Image.fromarray(film))
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     expected = model.eval()(**processor(film, return_tensors="pt")).logits.sigmoid()[0]
