@@ -95,7 +95,7 @@ def main() -> None:
     alone = timed({name: head_call(*variant, batch=32) for name, variant in VARIANTS.items()}, 300)
     show("loss (and link), forward and backward, 32 × 21, 20 edges", alone)
     small = {name: step_call(*variant, 16, 96, NARROW) for name, variant in VARIANTS.items()}
-    show("training step of nih128_cpu (narrow densenet, batch 16, 96²)", timed(small, options.repeats * 3))
+    show("training step of the narrow densenet of nih128_cpu (batch 16, 96²)", timed(small, options.repeats * 3))
     large = {"flat BCE": step_call("flat", "bce", 32, 128, {})}
     seconds = timed(large, max(options.repeats // 3, 3))
     show("training step of densenet121 (batch 32, 128²)", seconds)
