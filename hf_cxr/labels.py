@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -97,8 +97,13 @@ class EncodedLabels:
 
     def summary(self) -> dict[str, Any]:
         """Everything but the values, as plain data for `run.yaml` and the report."""
-        plain = {k: v for k, v in asdict(self).items() if k not in ("names", "values")}
-        return {"counts": self.counts(), **plain, "unannotated": list(self.unannotated)}
+        return {
+            "counts": self.counts(),
+            "n_uncertain": self.n_uncertain,
+            "n_closed": self.n_closed,
+            "n_conflicts": self.n_conflicts,
+            "unannotated": list(self.unannotated),
+        }
 
 
 def encode(

@@ -138,10 +138,6 @@ def test_gated_figures_use_composed_probabilities_not_zeros(reports, nih):
     assert report.gate["flat"] == report.aggregate
     twice = evaluate_table(table, nih, "test", composed_by_model=True)
     assert twice.gate["gated"] == twice.gate["flat"]
-    # composing puts every finding below the gate
-    edge = nih.subset(["Abnormal", *nih.findings])
-    assert report.hierarchy["composed"]["images_out_of_order"] <= report.hierarchy["flat"]["images_out_of_order"]
-    assert all(parent == "Abnormal" for parent, _ in edge.edges)
 
 
 def test_is_composed(nih, chexpert):
@@ -174,7 +170,7 @@ def test_f1_threshold_is_the_best_of_all():
 
 
 def test_taxonomy_mismatch_lists_both_sides(nih, chexpert):
-    with pytest.raises(EvaluationError, match=r"lacks \['Effusion'.*beyond the taxonomy 'nih' \['Consolidation'|lacks"):
+    with pytest.raises(EvaluationError, match=r"lacks \['Effusion'.*beyond the taxonomy 'nih' \['Enlarged"):
         evaluate_table(make_table(chexpert), nih, "test")
 
 

@@ -124,6 +124,18 @@ def test_truncated_pixels_are_collected_over_the_whole_pass(nih, cache, num_proc
         np.testing.assert_array_equal(item["pixel_values"][0], whole[:SIZE, :SIZE])
 
 
+def test_a_film_that_prepare_refuses_is_listed_and_can_be_left_out(nih, cache):
+    films = training(nih(), cache)
+
+    def refuses(image):
+        raise ValueError("blank film")
+
+    with pytest.raises(DataProblems, match="blank film") as caught:
+        run(films, refuses)
+    assert caught.value.totals == {"unreadable image": len(films)}
+    assert run(films, refuses, skip_unreadable=True)[1] == len(films)
+
+
 def test_a_defect_of_prepare_is_no_unreadable_image(nih, cache):
     films = training(nih(), cache)
 
