@@ -101,3 +101,22 @@ def test_draws_are_uniform_and_uncorrelated():
 def test_ranges_are_checked():
     with pytest.raises(ValueError, match="flip: got 2"):
         AugmentationConfig(flip=2)
+
+
+def test_rotation_keeps_fine_structure():
+    """A grating of 5 pixels a period, rotated, is the grating computed at the rotated places: little is blurred."""
+    size, config = 64, AugmentationConfig(rotation=10)
+    y, x = (torch.stack(torch.meshgrid(*2 * [torch.arange(size) - (size - 1) / 2], indexing="ij"))).double()
+    out = augment(
+        (0.5 + 0.4 * torch.sin(2 * np.pi * x / 5)).float().expand(20, 1, -1, -1),
+        torch.arange(20),
+        config,
+        seed=0,
+        epoch=0,
+    )
+    angle = torch.deg2rad(10 * (2 * uniform(0, 0, torch.arange(20), 8)[:, 0].double() - 1)).view(-1, 1, 1)
+    expected = 0.5 + 0.4 * torch.sin(2 * np.pi * (angle.cos() * x - angle.sin() * y) / 5)
+    inside = (slice(None), slice(12, -12), slice(12, -12))
+    error = (out[:, 0] - expected)[inside].abs().amax((1, 2))
+    assert error.max() < 0.06  # bilinear interpolation is off by 0.073
+    assert angle.abs().max() > np.radians(8)
