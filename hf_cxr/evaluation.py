@@ -1,7 +1,7 @@
 """EvalReport: every figure of a model on a split, from a prediction table; what cards and tables quote.
 
 `evaluate_table` works on any system's predictions. Decision thresholds come from another split than the one that
-is reported (`choose_operating_points` on validation) and are stored with their origin.
+is reported (`operating_points`) and are stored with their origin.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from hf_cxr import gating, metrics
 from hf_cxr.consistency import consistency
 from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.operating_points import OperatingPoints
 from hf_cxr.predictions import PredictionTable
 
 SCHEMA_VERSION = 1
@@ -25,24 +26,6 @@ SCHEMA_VERSION = 1
 
 class EvaluationError(ValueError):
     """A table and a taxonomy that do not belong together."""
-
-
-@dataclass(frozen=True)
-class OperatingPoints:
-    """Decision thresholds and where they come from.
-
-    Attributes:
-        split: split on which they were chosen; never the reported one.
-        gate_threshold: probability from which a film is flagged, None without a gate.
-        gate_criterion: how the gate's was chosen, e.g. `"sensitivity >= 0.95"`. criterion: the labels'.
-        thresholds: `{label: probability}`, None where the split could not give one.
-    """
-
-    split: str
-    gate_threshold: float | None
-    gate_criterion: str
-    criterion: str
-    thresholds: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -95,23 +78,6 @@ class EvalReport:
                 f"{path}: schema version {content.get('schema_version')}, this program reads {SCHEMA_VERSION}"
             )
         return cls(**content)
-
-
-def choose_operating_points(
-    table: PredictionTable, hierarchy: Hierarchy, split: str, gate_sensitivity: float = 0.95
-) -> OperatingPoints:
-    """Thresholds from a split: F1 for each label, a wished sensitivity for the gate.
-
-    Raises:
-        SingleClassGateError: the gate's truth has one class.
-    """
-    gate_threshold = None
-    if hierarchy.gate:
-        truth, probability = _column(table, hierarchy.gate)
-        gating.check_two_classes(truth, hierarchy.gate, split)
-        gate_threshold = gating.threshold_at_sensitivity(truth, probability, gate_sensitivity)
-    thresholds = {name: metrics.f1_threshold(*_column(table, name)) for name in table.names}
-    return OperatingPoints(split, gate_threshold, f"sensitivity >= {gate_sensitivity}", "highest F1", thresholds)
 
 
 def evaluate_table(
@@ -176,11 +142,6 @@ def is_composed(hierarchy: Hierarchy, link: str) -> bool:
     if not hierarchy.gate or link != "conditional":
         return False
     return set(hierarchy.of_kind("finding")) <= hierarchy.descendants(hierarchy.gate)
-
-
-def _column(table: PredictionTable, name: str) -> tuple[Any, Any]:
-    at = table.names.index(name)
-    return table.truth[:, at], table.probability[:, at]
 
 
 def _below_gate(hierarchy: Hierarchy) -> Any:

@@ -19,9 +19,8 @@ from transformers import AutoModelForImageClassification
 
 from hf_cxr import figures
 from hf_cxr.arguments import Settings
-from hf_cxr.evaluation import EvalReport, choose_operating_points, evaluate_table, is_composed
+from hf_cxr.evaluation import EvalReport, evaluate_table, is_composed
 from hf_cxr.films import Films, image_statistics
-from hf_cxr.gating import threshold_at_sensitivity
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.inference import predict_logits
 from hf_cxr.labels import LabelError
@@ -32,6 +31,7 @@ from hf_cxr.models import (
     CXRPreTrainedModel,
     CXRTwoStageForImageClassification,
 )
+from hf_cxr.operating_points import Criterion, choose_gate_threshold, choose_operating_points
 from hf_cxr.predictions import METADATA, PredictionTable, probabilities
 from hf_cxr.runs import REPORT_FILE, RunFolder
 from hf_cxr.trainer import CXRTrainer
@@ -88,10 +88,12 @@ def train_model(settings: Settings, films: Films, run: RunFolder) -> tuple[CXRPr
     model = CXRTwoStageForImageClassification.from_models(
         gate,
         findings,
-        gate_threshold=threshold_at_sensitivity(
+        gate_threshold=choose_gate_threshold(
             validation.labels[:, 0].numpy(),
             probabilities(predict_logits(gate, validation))[:, 0],
-            settings.training.gate_sensitivity,
+            hierarchy.gate,
+            "validation",
+            Criterion.parse(settings.training.gate_criterion),
         ),
         skipped_conditional=films.prevalence(below, _abnormal(films, "train")),
         hierarchy_config=hierarchy.to_config(),
@@ -178,7 +180,9 @@ def finish_run(
     saved = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
     hierarchy = Hierarchy.from_config(saved.config)
     tables = {split: prediction_table(saved, films, split) for split in films.decoded if split != "train"}
-    points = choose_operating_points(tables["validation"], hierarchy, "validation", settings.training.gate_sensitivity)
+    points = choose_operating_points(
+        tables["validation"], hierarchy, "validation", gate_criterion=settings.training.gate_criterion
+    )
     provenance["training"] = {
         stage: {key: value for key, value in entry.items() if key != "history"} for stage, entry in log.items()
     }

@@ -1,4 +1,4 @@
-"""The gate: its threshold, its figures, and what it loses. numpy in, numbers out.
+"""The gate: its figures, and what it loses. numpy in, numbers out.
 
 Two ways to use a gate, always reported side by side with not using it ("flat"):
 - composed: P(finding) = P(gate) · P(finding | abnormal), a probability like any other, fit for AUROC;
@@ -36,24 +36,6 @@ def check_two_classes(truth_N: Array, gate: str, split: str) -> None:
             f"{int((values == 0).sum())} negative, {int(np.isnan(values).sum())} unknown of {len(values)} films). "
             "Check the gate's definition and the split."
         )
-
-
-def threshold_at_sensitivity(truth_N: Array, probability_N: Array, sensitivity: float) -> float:
-    """The highest threshold at which at least this share of the abnormal films is flagged (P ≥ threshold).
-
-    Args:
-        sensitivity: wished share in (0, 1].
-
-    Raises:
-        ValueError: no abnormal film, or a share outside (0, 1].
-    """
-    if not 0 < sensitivity <= 1:
-        raise ValueError(f"sensitivity: got {sensitivity}, expected a share in (0, 1]")
-    truth, probability = metrics.known(truth_N, probability_N)
-    abnormal = np.sort(probability[truth == 1])[::-1]
-    if not len(abnormal):
-        raise ValueError("no abnormal film: a threshold by sensitivity does not exist")
-    return float(abnormal[int(np.ceil(sensitivity * len(abnormal) - 1e-9)) - 1])
 
 
 def gate_figures(truth_N: Array, probability_N: Array, threshold: float) -> dict[str, Any]:

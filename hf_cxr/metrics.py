@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 Array = NDArray[np.floating[Any]]
 FEW_POSITIVES = 20
@@ -59,16 +59,6 @@ def brier(truth_N: Array, probability_N: Array) -> float | None:
     """Mean squared difference of probability and truth, or None without known truth."""
     truth, probability = known(truth_N, probability_N)
     return float(np.mean((probability - truth) ** 2)) if len(truth) else None
-
-
-def f1_threshold(truth_N: Array, probability_N: Array) -> float | None:
-    """The probability at which F1 is highest (films at or above it are positive), or None where undefined."""
-    truth, probability = known(truth_N, probability_N)
-    if why_undefined(truth):
-        return None
-    precision, recall, thresholds = precision_recall_curve(truth, probability)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(thresholds[int(f1[:-1].argmax())])
 
 
 def confusion(truth_N: Array, positive_N: NDArray[np.bool_]) -> dict[str, int | float | None]:

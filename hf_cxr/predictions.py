@@ -68,6 +68,11 @@ class PredictionTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def column(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Truth and probability of one label, (N,) each."""
+        at = self.names.index(name)
+        return self.truth[:, at], self.probability[:, at]
+
     def to_csv(self, path: Path) -> None:
         """Write the table; the file appears whole or not at all."""
         columns: dict[str, Any] = {

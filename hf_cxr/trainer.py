@@ -19,11 +19,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cxr.augmentation import AugmentationConfig, augment
 from hf_cxr.averaging import FILE_NAME, WeightAverage, average_batch_norm
-from hf_cxr.evaluation import choose_operating_points, evaluate_table, is_composed
+from hf_cxr.evaluation import evaluate_table, is_composed
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.losses import LossOutput, count_known
 from hf_cxr.models import CXRPreTrainedModel
 from hf_cxr.models.processing import normalise
+from hf_cxr.operating_points import choose_operating_points
 from hf_cxr.predictions import PredictionTable, probabilities
 from hf_cxr.sampling import EpochSampler, repeat_factors
 from hf_cxr.training_arguments import CXRTrainingArguments
@@ -199,7 +200,7 @@ class CXRTrainer(Trainer):
             probabilities(logits),
             pd.DataFrame(index=range(len(index))),
         )
-        points = choose_operating_points(table, self.hierarchy, "validation", self.args.gate_sensitivity)
+        points = choose_operating_points(table, self.hierarchy, "validation", gate_criterion=self.args.gate_criterion)
         report = evaluate_table(
             table,
             self.hierarchy,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from hf_cxr.operating_points import Criterion
 from hf_cxr.sampling import SAMPLING
 
 
@@ -49,8 +50,9 @@ class CXRTrainingArguments(TrainingArguments):
     ema_decay: float = field(default=0.0, metadata={"help": "Decay of the averaged weights; 0: no averaging."})
     sampling: str = field(default="uniform", metadata={"help": "uniform, or label_balanced (repeat factors)."})
     early_stopping_patience: int = field(default=0, metadata={"help": "Evaluations without improvement; 0: never."})
-    gate_sensitivity: float = field(
-        default=0.95, metadata={"help": "Share of abnormal validation films that the gate's threshold must flag."}
+    gate_criterion: str = field(
+        default="sensitivity:0.95",
+        metadata={"help": "The gate's threshold on validation, e.g. sensitivity:0.95 or miss_rate:0.05@0.9."},
     )
 
     def __post_init__(self) -> None:
@@ -58,8 +60,7 @@ class CXRTrainingArguments(TrainingArguments):
             raise ValueError(f"sampling: got {self.sampling!r}, expected one of {', '.join(SAMPLING)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: got {self.ema_decay}, expected 0 (off) or a number below 1")
-        if not 0 < self.gate_sensitivity <= 1:
-            raise ValueError(f"gate_sensitivity: got {self.gate_sensitivity}, expected a share in (0, 1]")
+        Criterion.parse(self.gate_criterion)
         if self.logging_nan_inf_filter or self.remove_unused_columns:
             raise ValueError("logging_nan_inf_filter and remove_unused_columns must stay off (see the docstring)")
         # Otherwise bf16 is refused on a machine without accelerator, and a two-process launch there silently becomes

@@ -5,15 +5,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
-from hf_cxr import gating, metrics
 from hf_cxr.evaluation import (
     EvalReport,
     EvaluationError,
-    choose_operating_points,
     evaluate_table,
     is_composed,
 )
 from hf_cxr.gating import SingleClassGateError
+from hf_cxr.operating_points import choose_operating_points
 from hf_cxr.predictions import PredictionTable, PredictionTableError, probabilities
 from hf_cxr.summary import report_table
 from tests.conftest import TEST_DATA
@@ -145,28 +144,6 @@ def test_is_composed(nih, chexpert):
     assert not is_composed(nih, "flat")
     assert not is_composed(nih.flat(), "conditional")
     assert is_composed(chexpert, "conditional")
-
-
-@pytest.mark.parametrize("wished", [0.5, 0.9, 0.95, 1.0])
-def test_threshold_at_sensitivity_flags_enough_and_no_more(wished):
-    random = np.random.default_rng(0)
-    truth = random.random(997) < 0.4
-    score = np.round(random.random(997), 2)  # with ties
-    threshold = gating.threshold_at_sensitivity(truth, score, wished)
-    assert (score[truth] >= threshold).mean() >= wished
-    above = score[truth][score[truth] > threshold]
-    assert len(above) / truth.sum() < wished
-    with pytest.raises(ValueError, match="share in"):
-        gating.threshold_at_sensitivity(truth, score, 0)
-
-
-def test_f1_threshold_is_the_best_of_all():
-    random = np.random.default_rng(0)
-    truth = (random.random(300) < 0.3).astype(float)
-    score = random.random(300) + 0.3 * truth
-    best = metrics.f1_threshold(truth, score)
-    scores = [f1_score(truth, score >= t) for t in np.unique(score)]
-    assert f1_score(truth, score >= best) == pytest.approx(max(scores))
 
 
 def test_taxonomy_mismatch_lists_both_sides(nih, chexpert):

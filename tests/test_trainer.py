@@ -199,7 +199,7 @@ def test_averaged_weights_are_what_is_evaluated_and_kept(make_trainer):
     [
         ({"sampling": "focal"}, "expected one of uniform"),
         ({"ema_decay": 1.0}, "number below 1"),
-        ({"gate_sensitivity": 0}, r"share in \(0, 1\]"),
+        ({"gate_criterion": "sensitivity"}, "expected one of f1"),
         ({"logging_nan_inf_filter": True}, "must stay off"),
     ],
 )

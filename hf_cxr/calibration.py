@@ -1,0 +1,184 @@
+"""Calibration: probabilities that mean what they say. numpy in, numpy out.
+
+One family holds all three methods, beta calibration (Kull, Silva Filho & Flach 2017, AISTATS):
+
+    logit P' = a · ln P − b · ln(1 − P) + c,  a, b ≥ 0
+
+- `temperature`: a = b = 1/T, the same for all labels, c = 0 (Guo et al. 2017): two numbers cannot overfit.
+- `platt`: a = b and c for each label: logistic regression on the logit.
+- `beta`: a, b and c for each label.
+
+All are monotone, so that no label's AUROC changes. Each label by itself may put a child above its parent; a model
+with a conditional link lowers it to the parent again (`models.heads.Calibrate`).
+
+Shapes: N films, L labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_expit, logit
+
+from hf_cxr.metrics import FEW_POSITIVES, Array, known
+
+METHODS = ("none", "temperature", "platt", "beta")
+_BOUNDS = (1e-3, 20.0)
+"""Of slopes: 0 would make all films alike and destroy the ranking."""
+
+
+class CalibrationError(ValueError):
+    """A calibration that cannot be fitted or applied."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted calibration.
+
+    Attributes:
+        method: one of `METHODS`.
+        split: the split on which it was fitted.
+        coefficients: `{label: (a, b, c)}`.
+        pooled: labels with fewer than 20 positive or negative films in that split. They take the temperature of
+            all labels together, since their own few films would teach them noise.
+    """
+
+    method: str
+    split: str
+    coefficients: dict[str, tuple[float, float, float]]
+    pooled: tuple[str, ...] = ()
+
+    def apply(self, names: tuple[str, ...], probability_NL: Array) -> NDArray[np.float64]:
+        """Calibrated probabilities (N, L).
+
+        Args:
+            names: the columns. probability_NL: in [0, 1].
+
+        Raises:
+            CalibrationError: a label that was not calibrated.
+        """
+        if missing := [name for name in names if name not in self.coefficients]:
+            raise CalibrationError(f"no calibration for {missing}; there is one for {list(self.coefficients)}")
+        a, b, c = np.array([self.coefficients[name] for name in names]).T
+        log_p, log_q = _logs(probability_NL)
+        return expit(a * log_p - b * log_q + c)
+
+
+def fit(names: tuple[str, ...], truth_NL: Array, probability_NL: Array, method: str, split: str) -> Calibration:
+    """Fit a calibration by maximum likelihood.
+
+    Args:
+        names: the columns. truth_NL: 0, 1, NaN = unknown. probability_NL: in [0, 1].
+        method: one of `METHODS`. split: goes into the result.
+
+    Raises:
+        CalibrationError: unknown method, or no known truth at all.
+    """
+    if method not in METHODS:
+        raise CalibrationError(f"calibration: got {method!r}, expected one of {', '.join(METHODS)}")
+    if method == "none":
+        return Calibration(method, split, dict.fromkeys(names, (1.0, 1.0, 0.0)))
+    slope = _temperature(truth_NL, probability_NL)
+    coefficients, pooled = {}, []
+    for i, name in enumerate(names):
+        truth, probability = known(truth_NL[:, i], probability_NL[:, i])
+        enough = min((truth == 1).sum(), (truth == 0).sum()) >= FEW_POSITIVES
+        if method == "temperature" or not enough:
+            coefficients[name] = (slope, slope, 0.0)
+            pooled += [name] if method != "temperature" else []
+        else:
+            coefficients[name] = _regress(truth, probability, tied=method == "platt")
+    return Calibration(method, split, coefficients, tuple(pooled))
+
+
+def refit_offsets(
+    calibration: Calibration, names: tuple[str, ...], truth_NL: Array, probability_NL: Array
+) -> Calibration:
+    """The same slopes with new offsets c, from a few labelled films of another place: one number a label.
+
+    A label without both classes among them keeps its offset.
+    """
+    log_p, log_q = _logs(probability_NL)
+    coefficients = dict(calibration.coefficients)
+    for i, name in enumerate(names):
+        a, b, c = coefficients[name]
+        keep = ~np.isnan(truth_NL[:, i])
+        truth, base = truth_NL[keep, i], (a * log_p - b * log_q)[keep, i]
+        if 0 < truth.sum() < len(truth):
+            found = minimize_scalar(lambda c, truth=truth, base=base: _loss(truth, base + c), bracket=(c - 1, c + 1))
+            coefficients[name] = (a, b, float(found.x))
+    return Calibration(calibration.method, calibration.split, coefficients, calibration.pooled)
+
+
+def shift_prior(probability_N: Array, old: float, new: float) -> NDArray[np.float64]:
+    """Probabilities for another prevalence, where films of a class look the same (label shift).
+
+        odds' = odds · [new / (1 − new)] / [old / (1 − old)]
+
+    Args:
+        probability_N: calibrated for the prevalence `old`. old, new: in (0, 1).
+    """
+    for name, value in (("old", old), ("new", new)):
+        if not 0 < value < 1:
+            raise CalibrationError(f"prevalence {name}: got {value}, expected a share between 0 and 1, both excluded")
+    log_p, log_q = _logs(probability_N)
+    return expit(log_p - log_q + logit(new) - logit(old))
+
+
+def estimate_prior(probability_N: Array, old: float, tolerance: float = 1e-8, max_iterations: int = 10_000) -> float:
+    """The prevalence among new films without labels, by expectation–maximisation (Saerens et al. 2002).
+
+    Args:
+        probability_N: of the new films, calibrated for the prevalence `old` in (0, 1).
+
+    Returns:
+        prevalence in (0, 1): where the mean of the shifted probabilities is the assumed prevalence.
+    """
+    new = old
+    for _ in range(max_iterations):
+        last, new = new, float(np.clip(shift_prior(probability_N, old, new).mean(), 1e-9, 1 - 1e-9))
+        if abs(new - last) < tolerance:
+            break
+    return new
+
+
+def _logs(probability: Array) -> tuple[Any, Any]:
+    """ln P and ln(1 − P), finite: 0 and 1 are taken as the floats next to them."""
+    info = np.finfo(np.float64)
+    score = logit(np.clip(np.asarray(probability, np.float64), info.tiny, 1 - info.epsneg))
+    return log_expit(score), log_expit(-score)
+
+
+def _loss(truth: Array, score: Array) -> float:
+    return float(np.mean(np.logaddexp(0, score) - truth * score))
+
+
+def _temperature(truth_NL: Array, probability_NL: Array) -> float:
+    keep = ~np.isnan(truth_NL)
+    if not keep.any():
+        raise CalibrationError("no film with known truth: nothing to calibrate on")
+    log_p, log_q = _logs(probability_NL)
+    score, truth = (log_p - log_q)[keep], truth_NL[keep]
+    found = minimize_scalar(lambda slope: _loss(truth, slope * score), bounds=_BOUNDS, method="bounded")
+    return float(found.x)
+
+
+def _regress(truth: Array, probability: Array, *, tied: bool) -> tuple[float, float, float]:
+    log_p, log_q = _logs(probability)
+    columns = (log_p - log_q)[:, None] if tied else np.stack([log_p, -log_q], axis=1)
+
+    def objective(w: Array) -> tuple[float, Any]:
+        score = columns @ w[:-1] + w[-1]
+        rest = (expit(score) - truth) / len(truth)
+        return _loss(truth, score), np.append(rest @ columns, rest.sum())
+
+    # Not scikit-learn's LogisticRegression: it cannot keep the slopes positive, and a negative one turns the ranking.
+    start = np.append(np.ones(columns.shape[1]), 0.0)
+    bounds = [_BOUNDS] * columns.shape[1] + [(None, None)]
+    w = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12, "gtol": 1e-9}).x
+    a, b, c = (w[0], w[0], w[1]) if tied else w
+    return float(a), float(b), float(c)
