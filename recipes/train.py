@@ -24,6 +24,7 @@ from hf_cxr.hierarchy import HierarchyError
 from hf_cxr.labels import LabelError
 from hf_cxr.runs import REPORT_FILE, RunFolder, RunFolderError, describe_run, provenance
 from hf_cxr.summary import report_table
+from hf_cxr.thresholds import ThresholdError
 
 
 def main() -> None:
@@ -55,5 +56,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (DataProblems, HierarchyError, LabelError, RunFolderError, SettingsError, FileNotFoundError) as error:
+    except (
+        DataProblems, HierarchyError, LabelError, RunFolderError, SettingsError, ThresholdError, FileNotFoundError,
+    ) as error:  # fmt: skip
         sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")

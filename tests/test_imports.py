@@ -26,6 +26,7 @@ ALLOWED = {
     "predictions": set(),
     "thresholds": {"metrics"},
     "calibration": {"metrics"},
+    "reliability": {"metrics"},
     "operating_points": {"gating", "hierarchy", "metrics", "predictions", "thresholds"},
     "evaluation": {"hierarchy", "metrics", "gating", "consistency", "operating_points", "predictions"},
     "summary": {"evaluation"},
