@@ -1,12 +1,15 @@
 """The prediction table: what any model, here or elsewhere, has to give to be evaluated.
 
 One row a film: `id`, `patient`, optional metadata (`view`, `sex`, `age`), and for each label `<label>` (1, 0 or
-blank) and `<label>_prob` (float in [0, 1], written with all its digits so that no order is lost).
+blank) and `<label>_prob` (float in [0, 1], written with all its digits so that no order is lost). `TableFormat`
+reads the tables of others, whose columns are called otherwise.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,31 @@ class PredictionTableError(ValueError):
 
 
 @dataclass(frozen=True)
+class TableFormat:
+    """How a table's columns are called.
+
+    Attributes:
+        id_column, patient_column: a table may lack the patients; intervals are then over images, and say so.
+        patient_pattern: regular expression whose first group is the patient, searched in the id; wins over a column.
+        truth_suffix, prob_suffix: what follows the label's name in its two columns.
+    """
+
+    id_column: str = "id"
+    patient_column: str = "patient"
+    patient_pattern: str | None = None
+    truth_suffix: str = ""
+    prob_suffix: str = "_prob"
+
+
+@dataclass(frozen=True)
 class PredictionTable:
     """Predictions of N films over L labels.
 
     Attributes:
         names: the labels. ids, patients: (N,) strings.
         truth: (N, L) 0, 1 or NaN. probability: (N, L) float64 in [0, 1].
-        metadata: columns of `METADATA` that are known.
+        metadata: (N, any) what else is known of the films, e.g. the columns of `METADATA`.
+        unit: `"patient"`, or `"image"` where patients are not known and `patients` are the ids.
 
     Raises:
         PredictionTableError: shapes disagree, duplicate ids, probability outside [0, 1], truth not 0/1/NaN.
@@ -41,6 +62,7 @@ class PredictionTable:
     truth: NDArray[np.float64]
     probability: NDArray[np.float64]
     metadata: pd.DataFrame
+    unit: str = "patient"
 
     def __post_init__(self) -> None:
         expected = (len(self.ids), len(self.names))
@@ -88,25 +110,73 @@ class PredictionTable:
         os.replace(partial, path)
 
     @classmethod
-    def from_csv(cls, path: Path) -> PredictionTable:
-        """Read a table written by `to_csv` or by another system in the same format.
+    def read(
+        cls, path: Path, form: TableFormat | None = None, resolve: Callable[[str], str] | None = None
+    ) -> PredictionTable:
+        """Read a table (CSV or Parquet) written by `to_csv` or by any other system.
+
+        Args:
+            path: the table. form: its columns' names.
+            resolve: from the table's label names to ours, e.g. `Hierarchy.resolve` for aliases.
 
         Raises:
-            PredictionTableError: columns are missing or values are out of range.
+            PredictionTableError: no such file, a column is missing, values are out of range or no numbers, an id
+                from which no patient can be read, two columns for one label.
         """
-        frame = pd.read_csv(path, dtype={"id": str, "patient": str})
-        names = tuple(c.removesuffix("_prob") for c in frame.columns if c.endswith("_prob"))
-        missing = [c for c in ("id", "patient", *names) if c not in frame.columns]
-        if missing or not names:
-            raise PredictionTableError(f"{path}: no column {missing or '<label>_prob'}; it has {list(frame.columns)}")
+        form = form or TableFormat()
+        frame = _read_frame(path, form)
+        raw = [str(c).removesuffix(form.prob_suffix) for c in frame.columns if str(c).endswith(form.prob_suffix)]
+        truth, probability = [f"{n}{form.truth_suffix}" for n in raw], [f"{n}{form.prob_suffix}" for n in raw]
+        missing = [c for c in (form.id_column, *truth) if c not in frame.columns]
+        if missing or not raw:
+            wanted = missing or [f"<label>{form.prob_suffix}"]
+            raise PredictionTableError(f"{path}: no column {wanted}; it has {list(frame.columns)}")
+        names = tuple(map(resolve, raw)) if resolve else tuple(raw)
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise PredictionTableError(f"{path}: several columns for {twice}: {raw}")
+        patients = _patients(frame, form, path)
+        other = [c for c in frame.columns if c not in {form.id_column, form.patient_column, *truth, *probability}]
         return cls(
             names=names,
-            ids=frame["id"].to_numpy(),
-            patients=frame["patient"].to_numpy(),
-            truth=frame[list(names)].to_numpy(np.float64, na_value=np.nan),
-            probability=frame[[f"{n}_prob" for n in names]].to_numpy(np.float64),
-            metadata=frame[[c for c in METADATA if c in frame.columns]],
+            ids=frame[form.id_column].to_numpy(dtype=object),
+            patients=frame[form.id_column].to_numpy(dtype=object) if patients is None else patients,
+            truth=_numbers(frame[truth], path),
+            probability=_numbers(frame[probability], path),
+            metadata=frame[other],
+            unit="image" if patients is None else "patient",
         )
+
+
+def _read_frame(path: Path, form: TableFormat) -> pd.DataFrame:
+    if not path.is_file():
+        raise PredictionTableError(f"{path}: no such table")
+    as_text = {form.id_column: str, form.patient_column: str}
+    if path.suffix == ".parquet":
+        frame = pd.read_parquet(path)
+        return frame.astype({c: t for c, t in as_text.items() if c in frame.columns})
+    return pd.read_csv(path, dtype=as_text)
+
+
+def _patients(frame: pd.DataFrame, form: TableFormat, path: Path) -> NDArray[Any] | None:
+    if form.patient_pattern is None:
+        return frame[form.patient_column].to_numpy(dtype=object) if form.patient_column in frame.columns else None
+    if re.compile(form.patient_pattern).groups < 1:
+        raise PredictionTableError(f"patient_pattern {form.patient_pattern!r} has no group; write e.g. '(patient\\d+)'")
+    found = frame[form.id_column].str.extract(form.patient_pattern)[0]
+    if found.isna().any():
+        first = frame.loc[found.isna(), form.id_column].iloc[0]
+        raise PredictionTableError(
+            f"{path}: no patient by {form.patient_pattern!r} in {int(found.isna().sum())} ids, first '{first}'"
+        )
+    return found.to_numpy(dtype=object)
+
+
+def _numbers(columns: pd.DataFrame, path: Path) -> NDArray[np.float64]:
+    try:
+        return columns.to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        bad = [c for c in columns if not pd.api.types.is_numeric_dtype(columns[c])]
+        raise PredictionTableError(f"{path}: columns {bad} hold something that is no number") from None
 
 
 def probabilities(logits_NL: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

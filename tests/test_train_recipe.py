@@ -102,7 +102,7 @@ def test_reported_figures_are_those_of_the_saved_model(finished, phantom):
 
     model = AutoModelForImageClassification.from_pretrained(finished).eval()
     processor = AutoImageProcessor.from_pretrained(finished)
-    table = PredictionTable.from_csv(finished / "predictions_test.csv")
+    table = PredictionTable.read(finished / "predictions_test.csv")
     for row in range(0, len(table), 25):
         inputs = processor(phantom / "images" / table.ids[row], return_tensors="pt")
         with torch.no_grad():
@@ -245,7 +245,7 @@ def test_two_processes_train_and_evaluate_like_one(architecture, words, tmp_path
         assert stage["processes"] == processes
         # evaluated during training on all processes, and alone from the disk: the same figure
         assert report.aggregate["macro_auroc"] == pytest.approx(stage["best_metric"], abs=1e-6)
-        tables.append(PredictionTable.from_csv(folder / "predictions_test.csv"))
+        tables.append(PredictionTable.read(folder / "predictions_test.csv"))
     assert list(tables[0].ids) == list(tables[1].ids)
     np.testing.assert_array_equal(tables[0].truth, tables[1].truth)
     if architecture == "vit":
