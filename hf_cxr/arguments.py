@@ -161,49 +161,64 @@ _GROUPS: tuple[Any, ...] = (
 
 
 def parse_settings(argv: Sequence[str] | None = None, description: str | None = None) -> Settings:
+    """The settings of a training run; see `parse_groups`."""
+    return Settings(*parse_groups(_GROUPS, argv, description))
+
+
+def parse_groups(
+    groups: tuple[Any, ...],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    defaults: dict[str, Any] | None = None,
+) -> list[Any]:
     """Read `recipe.py [CONFIG.yaml] [--key value …]`; the command line wins over the file, the file over defaults.
 
     Args:
+        groups: dataclasses, whose fields are the options.
         argv: arguments without the program's name; default `sys.argv[1:]`.
         description: for `--help`.
+        defaults: values that the file and the command line win over, instead of the dataclasses' own.
+
+    Returns:
+        one instance a group.
 
     Raises:
         SettingsError: unknown key in the file, with the nearest known one; or the file is no mapping.
         ValueError: an unknown option or a value out of range.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(_GROUPS, description=description, allow_abbrev=False)
+    known = {f.name for group in groups for f in fields(group) if f.init}
+    parser = HfArgumentParser(groups, description=description, allow_abbrev=False)
     if words and not words[0].startswith("-"):
-        words = _words_of_yaml(Path(words[0])) + words[1:]
+        words = _words_of_yaml(Path(words[0]), known) + words[1:]
+    words = _words({k: v for k, v in (defaults or {}).items() if k in known}) + words
     parsed, rest = parser.parse_known_args(words)
     if rest:
-        raise SettingsError(f"unknown options {' '.join(rest)}{_nearest(rest[0].split('=')[0].lstrip('-'))}")
-    groups = []
-    for group in _GROUPS:
-        groups.append(group(**{f.name: getattr(parsed, f.name) for f in fields(group) if f.init}))
-    return Settings(*groups)
+        raise SettingsError(f"unknown options {' '.join(rest)}{_nearest(rest[0].split('=')[0].lstrip('-'), known)}")
+    return [group(**{f.name: getattr(parsed, f.name) for f in fields(group) if f.init}) for group in groups]
 
 
-def _known_keys() -> set[str]:
-    return {f.name for group in _GROUPS for f in fields(group) if f.init}
-
-
-def _nearest(key: str) -> str:
-    near = difflib.get_close_matches(key, _known_keys(), n=1)
+def _nearest(key: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else "; see --help"
 
 
-def _words_of_yaml(path: Path) -> list[str]:
+def _words_of_yaml(path: Path, known: set[str]) -> list[str]:
     """A settings file as command line words, so that both go through the same checks."""
     if not path.is_file():
         raise SettingsError(f"settings file {path} does not exist")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
+    for key in content:
+        if key not in known:
+            raise SettingsError(f"{path}: unknown key '{key}'{_nearest(str(key), known)}")
+    return _words(content)
+
+
+def _words(content: dict[str, Any]) -> list[str]:
     words: list[str] = []
     for key, value in content.items():
-        if key not in _known_keys():
-            raise SettingsError(f"{path}: unknown key '{key}'{_nearest(str(key))}")
         if isinstance(value, list):
             words += [f"--{key}", *map(str, value)]
         elif value is not None:

@@ -21,7 +21,7 @@ from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.operating_points import OperatingPoints
 from hf_cxr.predictions import PredictionTable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class EvaluationError(ValueError):
@@ -35,15 +35,19 @@ class EvalReport:
     Attributes:
         split: name of the split. n_images, n_patients: its size.
         labels: `{label: {n_positive, n_negative, n_unknown, prevalence, auroc, average_precision, brier, threshold,
-            tp, fn, fp, tn, sensitivity, specificity, ppv, npv, f1, few_positives, undefined}}`; `undefined` says
-            why a null is null.
+            tp, fn, fp, tn, sensitivity, specificity, ppv, npv, f1, few_positives, undefined}}`; `undefined` is
+            `{figure: why it is null}`. A full report adds ece, ece_mass, ece_if_perfect (`reliability`),
+            calibration_slope, calibration_intercept and `<figure>_ci` = [low, high].
         aggregate: `macro_auroc` (findings and devices), `macro_auroc_all` (every node), `weighted_auroc` and
             `weighted_auroc_all` (by positive films), `micro_auroc`, `macro_average_precision`, `n_labels_averaged`,
-            and `macro_auroc_<subset>`.
+            and `macro_auroc_<subset>`; with `_ci` in a full report, as in `gate`.
         gate: `gating.gate_figures`, definition, origin of the threshold, `gated` (macro AUROC of the composed
             probabilities) and `lost`, per finding.
         hierarchy: `consistency.consistency`, of the flat and of the composed probabilities.
         operating_points: see `OperatingPoints`.
+        calibration, subgroups, intervals, comparison: of a full report (`full_report`), else empty: mean ECE and
+            reliability bins, before and after; `subgroups.subgroup_section`; how the intervals were made; paired
+            differences to a second table.
         provenance: seed, versions, data fingerprint, settings hash.
         schema_version: of this layout.
     """
@@ -57,6 +61,10 @@ class EvalReport:
     hierarchy: dict[str, Any]
     operating_points: dict[str, Any] | None
     provenance: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    subgroups: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, Any] = field(default_factory=dict)
+    comparison: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self, path: Path) -> None:
@@ -129,7 +137,7 @@ def evaluate_table(
         n_images=len(table),
         n_patients=len(set(table.patients)),
         labels=labels,
-        aggregate=_aggregate(hierarchy, truth, probability),
+        aggregate=aggregate_figures(hierarchy, truth, probability),
         gate=gate,
         hierarchy={"flat": consistency(probability, hierarchy), "composed": consistency(composed, hierarchy)},
         operating_points=asdict(points) if points else None,
@@ -154,6 +162,7 @@ def _below_gate(hierarchy: Hierarchy) -> Any:
 def _label_figures(truth: Any, probability: Any, threshold: float | None) -> dict[str, Any]:
     n_positive = int((truth == 1).sum())
     n_negative = int((truth == 0).sum())
+    undefined = metrics.why_undefined(truth)
     figures: dict[str, Any] = {
         "n_positive": n_positive,
         "n_negative": n_negative,
@@ -163,7 +172,7 @@ def _label_figures(truth: Any, probability: Any, threshold: float | None) -> dic
         "average_precision": metrics.average_precision(truth, probability),
         "brier": metrics.brier(truth, probability),
         "few_positives": n_positive < metrics.FEW_POSITIVES,
-        "undefined": metrics.why_undefined(truth),
+        "undefined": {"auroc": undefined} if undefined else {},
         "threshold": threshold,
     }
     if threshold is not None:
@@ -171,7 +180,8 @@ def _label_figures(truth: Any, probability: Any, threshold: float | None) -> dic
     return figures
 
 
-def _aggregate(hierarchy: Hierarchy, truth: Any, probability: Any) -> dict[str, Any]:
+def aggregate_figures(hierarchy: Hierarchy, truth: Any, probability: Any) -> dict[str, Any]:
+    """Figures over labels, of (N, L) truth and probability in the order of the hierarchy's names."""
     positions = {name: i for i, name in enumerate(hierarchy.names)}
     aurocs = {name: metrics.auroc(truth[:, i], probability[:, i]) for name, i in positions.items()}
 
@@ -202,8 +212,8 @@ def _gate_section(
     section: dict[str, Any] = {
         "node": hierarchy.gate,
         "definition": hierarchy.gate_definition,
-        "flat": _aggregate(hierarchy, truth, flat),
-        "gated": _aggregate(hierarchy, truth, composed),
+        "flat": aggregate_figures(hierarchy, truth, flat),
+        "gated": aggregate_figures(hierarchy, truth, composed),
         "auroc": metrics.auroc(truth[:, at], flat[:, at]),
     }
     if points is None or points.gate_threshold is None:

@@ -109,6 +109,7 @@ def _train_stage(
     train, validation = (films.dataset(split, hierarchy.names, rows[split]) for split in ("train", "validation"))
     model = build_model(settings, hierarchy, image_statistics(films.dataset("train")))
     model.set_prior(films.prevalence(hierarchy.names, rows["train"]))
+    assert films.unclosed is not None  # prepare_films made it
     columns = [films.unclosed.names.index(name) for name in hierarchy.names]
     loss = build_loss(
         settings.loss.loss,

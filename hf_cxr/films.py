@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from hf_cxr.arguments import Settings
+from hf_cxr.arguments import DataArguments, LabelArguments, Settings
 from hf_cxr.data import FilmDataset, decode, findings_matrix, load_splits
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.labels import EncodedLabels, LabelError, encode, labels_without_positives
@@ -23,15 +23,16 @@ class Films:
 
     Attributes:
         decoded: Arrow rows with `pixels` and metadata. labels: encoded for their use: training policies on the
-            training split, hard and uncertain-unknown on the others. unclosed: training labels before closure.
+            training split, hard and uncertain-unknown on the others.
         provenance: where the data come from and what was left out.
+        unclosed: training labels before closure, None without a training split.
     """
 
     hierarchy: Hierarchy
     decoded: dict[str, datasets.Dataset]
     labels: dict[str, EncodedLabels]
-    unclosed: EncodedLabels
     provenance: dict[str, Any]
+    unclosed: EncodedLabels | None = None
 
     def dataset(self, split: str, names: tuple[str, ...] | None = None, rows: Any = None) -> FilmDataset:
         """Films of a split; on wish only these labels and these rows."""
@@ -57,22 +58,9 @@ def prepare_films(settings: Settings) -> Films:
             `allow_empty_labels`.
     """
     hierarchy = settings.labels.hierarchy()
-    data = settings.data
     size = settings.model.image_size
     processor = CXRImageProcessor(fit=settings.model.fit, size={"height": size, "width": size})
-    with PartialState().main_process_first():  # the others find the finished cache
-        splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **data.builder_options())
-        decoded = {}
-        for split, rows in splits.items():
-            decoded[split], n_unreadable = decode(
-                rows,
-                processor.prepare,
-                image_size=size,
-                fingerprint_of_prepare=processor.fingerprint,
-                num_proc=data.num_proc,
-                skip_unreadable=data.skip_missing,
-            )
-            provenance.setdefault("unreadable", {})[split] = n_unreadable
+    decoded, provenance = _decoded(settings.data, processor)
     policy = settings.labels.policy(settings.training.seed)
     labels = {}
     for split, rows in decoded.items():
@@ -85,7 +73,47 @@ def prepare_films(settings: Settings) -> Films:
             f"no training film is positive for {', '.join(empty)}: nothing can be learned of them. Set "
             "allow_empty_labels to train all the same, or use a taxonomy without them."
         )
-    return Films(hierarchy, decoded, labels, unclosed, provenance)
+    return Films(hierarchy, decoded, labels, provenance, unclosed)
+
+
+def prepare_split(
+    data: DataArguments, labels: LabelArguments, processor: CXRImageProcessor, hierarchy: Hierarchy, split: str
+) -> Films:
+    """One split for the evaluation of a model, decoded as by its processor.
+
+    Args:
+        data, labels: which films, and what blank and conflicting cells mean.
+        processor, hierarchy: the model's.
+        split: train, validation or test.
+
+    Raises:
+        DataProblems, LabelError: see `data` and `labels`. ValueError: the data set has no such split.
+    """
+    decoded, provenance = _decoded(data, processor, split)
+    columns, raw = findings_matrix(decoded[split])
+    encoded = encode(columns, raw, hierarchy, labels.policy(0).for_evaluation())
+    return Films(hierarchy, decoded, {split: encoded}, provenance)
+
+
+def _decoded(
+    data: DataArguments, processor: CXRImageProcessor, only: str | None = None
+) -> tuple[dict[str, datasets.Dataset], dict[str, Any]]:
+    with PartialState().main_process_first():  # the others find the finished cache
+        splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **data.builder_options())
+        if only and only not in splits:
+            raise ValueError(f"data set {data.dataset} has no split '{only}'; it has {', '.join(splits)}")
+        decoded = {}
+        for split in [only] if only else list(splits):
+            decoded[split], n_unreadable = decode(
+                splits[split],
+                processor.prepare,
+                image_size=processor.size["height"],
+                fingerprint_of_prepare=processor.fingerprint,
+                num_proc=data.num_proc,
+                skip_unreadable=data.skip_missing,
+            )
+            provenance.setdefault("unreadable", {})[split] = n_unreadable
+    return decoded, provenance
 
 
 def label_summary(films: Films) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ class TableFormat:
     """How a table's columns are called.
 
     Attributes:
-        id_column, patient_column: a table may lack the patients; intervals are then over images, and say so.
+        id_column: what names the film; by default `id`, or the table's first column where there is none.
+        patient_column: a table may lack it; intervals are then over images, and say so.
         patient_pattern: regular expression whose first group is the patient, searched in the id; wins over a column.
         truth_suffix, prob_suffix: what follows the label's name in its two columns.
     """
 
-    id_column: str = "id"
+    id_column: str | None = None
     patient_column: str = "patient"
     patient_pattern: str | None = None
     truth_suffix: str = ""
@@ -95,6 +96,11 @@ class PredictionTable:
         at = self.names.index(name)
         return self.truth[:, at], self.probability[:, at]
 
+    def in_order(self, names: tuple[str, ...]) -> PredictionTable:
+        """The same table with these labels in this order."""
+        at = [self.names.index(name) for name in names]
+        return replace(self, names=names, truth=self.truth[:, at], probability=self.probability[:, at])
+
     def to_csv(self, path: Path) -> None:
         """Write the table; the file appears whole or not at all."""
         columns: dict[str, Any] = {
@@ -125,21 +131,23 @@ class PredictionTable:
         """
         form = form or TableFormat()
         frame = _read_frame(path, form)
+        film = form.id_column or ("id" if "id" in frame.columns else str(frame.columns[0]))
         raw = [str(c).removesuffix(form.prob_suffix) for c in frame.columns if str(c).endswith(form.prob_suffix)]
         truth, probability = [f"{n}{form.truth_suffix}" for n in raw], [f"{n}{form.prob_suffix}" for n in raw]
-        missing = [c for c in (form.id_column, *truth) if c not in frame.columns]
+        missing = [c for c in (film, *truth) if c not in frame.columns]
         if missing or not raw:
             wanted = missing or [f"<label>{form.prob_suffix}"]
             raise PredictionTableError(f"{path}: no column {wanted}; it has {list(frame.columns)}")
         names = tuple(map(resolve, raw)) if resolve else tuple(raw)
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise PredictionTableError(f"{path}: several columns for {twice}: {raw}")
-        patients = _patients(frame, form, path)
-        other = [c for c in frame.columns if c not in {form.id_column, form.patient_column, *truth, *probability}]
+        ids = frame[film].astype(str)
+        patients = _patients(frame, ids, form, path)
+        other = [c for c in frame.columns if c not in {film, form.patient_column, *truth, *probability}]
         return cls(
             names=names,
-            ids=frame[form.id_column].to_numpy(dtype=object),
-            patients=frame[form.id_column].to_numpy(dtype=object) if patients is None else patients,
+            ids=ids.to_numpy(dtype=object),
+            patients=ids.to_numpy(dtype=object) if patients is None else patients,
             truth=_numbers(frame[truth], path),
             probability=_numbers(frame[probability], path),
             metadata=frame[other],
@@ -150,21 +158,24 @@ class PredictionTable:
 def _read_frame(path: Path, form: TableFormat) -> pd.DataFrame:
     if not path.is_file():
         raise PredictionTableError(f"{path}: no such table")
-    as_text = {form.id_column: str, form.patient_column: str}
     if path.suffix == ".parquet":
-        frame = pd.read_parquet(path)
-        return frame.astype({c: t for c, t in as_text.items() if c in frame.columns})
-    return pd.read_csv(path, dtype=as_text)
+        return pd.read_parquet(path)
+    # As text, for "007" is not 7.
+    columns = pd.read_csv(path, nrows=0).columns
+    names = {form.id_column or ("id" if "id" in columns else columns[0]), form.patient_column} & set(columns)
+    return pd.read_csv(path, dtype=dict.fromkeys(names, str))
 
 
-def _patients(frame: pd.DataFrame, form: TableFormat, path: Path) -> NDArray[Any] | None:
+def _patients(frame: pd.DataFrame, ids: pd.Series, form: TableFormat, path: Path) -> NDArray[Any] | None:
     if form.patient_pattern is None:
-        return frame[form.patient_column].to_numpy(dtype=object) if form.patient_column in frame.columns else None
+        if form.patient_column not in frame.columns:
+            return None
+        return frame[form.patient_column].astype(str).to_numpy(dtype=object)
     if re.compile(form.patient_pattern).groups < 1:
         raise PredictionTableError(f"patient_pattern {form.patient_pattern!r} has no group; write e.g. '(patient\\d+)'")
-    found = frame[form.id_column].str.extract(form.patient_pattern)[0]
+    found = ids.str.extract(form.patient_pattern)[0]
     if found.isna().any():
-        first = frame.loc[found.isna(), form.id_column].iloc[0]
+        first = ids[found.isna()].iloc[0]
         raise PredictionTableError(
             f"{path}: no patient by {form.patient_pattern!r} in {int(found.isna().sum())} ids, first '{first}'"
         )

@@ -1,0 +1,228 @@
+"""The whole evaluation of a prediction table: point figures with intervals, calibration and subgroups.
+
+`evaluation` gives the point figures that training needs each epoch; here everything that a reader needs is added to
+them. All intervals of a report come from the same resamples of patients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hf_cxr import metrics, reliability
+from hf_cxr.bootstrap import Bootstrap, Figure, Resamples, bootstrap_ratios, decision_parts
+from hf_cxr.consistency import consistency
+from hf_cxr.evaluation import EvalReport, EvaluationError, aggregate_figures, evaluate_table
+from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.intervals import bootstrap_table, compare
+from hf_cxr.operating_points import OperatingPoints
+from hf_cxr.predictions import PredictionTable
+from hf_cxr.projection import project
+from hf_cxr.subgroups import subgroup_section
+
+LEVEL = 0.95
+_RANKINGS = ("auroc", "average_precision", "brier")
+_DECISIONS = ("sensitivity", "specificity", "ppv", "npv", "f1")
+
+
+def full_report(
+    table: PredictionTable,
+    hierarchy: Hierarchy,
+    split: str,
+    *,
+    operating_points: OperatingPoints | None = None,
+    composed_by_model: bool = False,
+    provenance: dict[str, Any] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    uncalibrated: PredictionTable | None = None,
+    second: PredictionTable | None = None,
+    group_by: tuple[str, ...] = (),
+    projection: str = "up",
+) -> EvalReport:
+    """Every figure of a table, with 95 % intervals.
+
+    Args:
+        table, hierarchy, split, operating_points, composed_by_model, provenance: as `evaluate_table`.
+        n_resamples, seed: of the bootstrap over patients (over images, and said so, where patients are unknown).
+        uncalibrated: the same films before calibration, shown beside.
+        second: another system's predictions on the same films, compared in pairs.
+        projection: method of `projection.project`, whose figures are shown beside.
+        group_by: columns of the metadata whose groups are compared; `age` is cut into bands.
+
+    Raises:
+        EvaluationError: `second` has other films, or other truth. Otherwise as `evaluate_table`, `subgroup_section`.
+    """
+    report = evaluate_table(
+        table,
+        hierarchy,
+        split,
+        operating_points=operating_points,
+        composed_by_model=composed_by_model,
+        provenance=provenance,
+    )
+    table = table.in_order(hierarchy.names)
+    resamples = Resamples.of(table.patients, n_resamples, seed, table.unit)
+    drawn = bootstrap_table(table.names, table.truth, table.probability, resamples, _subsets(hierarchy))
+    parts = _decisions(table, report)
+    if parts:
+        drawn = drawn.with_figures(bootstrap_ratios(parts, resamples))
+    return replace(
+        report,
+        labels={name: row | _label(name, table, drawn) for name, row in report.labels.items()},
+        aggregate=_aggregate(report, drawn),
+        gate=_gate(report, drawn),
+        hierarchy=report.hierarchy | {"projected": _projected(table, hierarchy, projection)},
+        calibration=_calibration(table, hierarchy, uncalibrated),
+        subgroups=subgroup_section(table, hierarchy, report, resamples, group_by),
+        intervals={
+            "method": f"percentile bootstrap clustered by {resamples.unit}",
+            "level": LEVEL,
+            "n_resamples": n_resamples,
+            "seed": seed,
+            "unit": resamples.unit,
+            "n_units": len(resamples.patients_P),
+        },
+        comparison=_compare(table, second, hierarchy, resamples) if second else {},
+    )
+
+
+def with_ci(row: dict[str, Any], drawn: Bootstrap, figures: dict[str, Figure]) -> dict[str, Any]:
+    """`{name}_ci: [low, high]` for each figure, or null with the reason under `undefined`."""
+    out: dict[str, Any] = {}
+    reasons: dict[str, str] = dict(row.get("undefined", {}))
+    for name, figure in figures.items():
+        if figure not in drawn.point:
+            continue
+        interval = drawn.interval(figure, LEVEL)
+        out[f"{name}_ci"] = None if interval.undefined else [interval.low, interval.high]
+        if interval.undefined:
+            reasons[f"{name}_ci"] = interval.undefined
+    return out | {"undefined": reasons}
+
+
+def _decisions(table: PredictionTable, report: EvalReport) -> dict[Figure, Any]:
+    """Parts of the rates of every label at its threshold, of the gate, and of each finding behind the gate."""
+    parts: dict[Figure, Any] = {}
+    decided = {n: row["threshold"] for n, row in report.labels.items() if row["threshold"] is not None}
+    for name, threshold in decided.items():
+        truth, probability = table.column(name)
+        parts |= decision_parts(name, truth, probability >= threshold)
+    if not report.gate or "threshold" not in report.gate:
+        return parts
+    truth, probability = table.column(report.gate["node"])
+    flagged = probability >= report.gate["threshold"]
+    parts |= decision_parts("gate", truth, flagged)
+    parts["skip_rate", "gate"] = (~flagged).astype(float), np.ones(len(table))
+    for name in report.gate["lost"]:
+        truth, probability = table.column(name)
+        true = (truth == 1).astype(float)
+        parts["lost_at_gate", name] = true * ~flagged, true
+        if name in decided:
+            parts |= {
+                (f"{rate}_gated", label): part
+                for (rate, label), part in decision_parts(name, truth, (probability >= decided[name]) & flagged).items()
+            }
+    return parts
+
+
+def _subsets(hierarchy: Hierarchy) -> dict[str, tuple[str, ...]]:
+    """Labels of each aggregate figure, by what follows `macro_auroc` in its name."""
+    own = {"": hierarchy.findings, "_all": hierarchy.names}
+    return own | {f"_{key}": names for key, names in hierarchy.subsets.items()}
+
+
+def _projected(table: PredictionTable, hierarchy: Hierarchy, method: str) -> dict[str, Any]:
+    probability = project(table.probability, hierarchy, method)
+    return {
+        "method": method,
+        **consistency(probability, hierarchy),
+        "aggregate": aggregate_figures(hierarchy, table.truth, probability),
+    }
+
+
+def _compare(
+    table: PredictionTable, second: PredictionTable, hierarchy: Hierarchy, resamples: Resamples
+) -> dict[str, Any]:
+    if set(second.ids) != set(table.ids):
+        one, other = set(table.ids) - set(second.ids), set(second.ids) - set(table.ids)
+        raise EvaluationError(
+            f"the two tables have different films: {len(one)} only in the first, e.g. {sorted(one)[:2]}, {len(other)} "
+            f"only in the second, e.g. {sorted(other)[:2]}; compare on the films of both"
+        )
+    names = tuple(name for name in table.names if name in second.names)
+    second = second.in_order(names)
+    place = {film: row for row, film in enumerate(second.ids)}
+    rows = [place[film] for film in table.ids]
+    first = table.in_order(names)
+    if not np.array_equal(first.truth, second.truth[rows], equal_nan=True):
+        raise EvaluationError("the two tables disagree on the truth of the same films; give both the same labels")
+    subsets = {key: members for key, members in _subsets(hierarchy).items() if set(members) <= set(names)}
+    compared = compare(names, first.truth, first.probability, second.probability[rows], resamples, subsets)
+    shown = {k: v for k, v in compared.items() if k[0] in ("auroc", "macro_auroc", "weighted_auroc", "brier")}
+    return {"labels": list(names), "figures": {"/".join(filter(None, k)): v.to_dict() for k, v in shown.items()}}
+
+
+def _label(name: str, table: PredictionTable, drawn: Bootstrap) -> dict[str, Any]:
+    truth, probability = table.column(name)
+    undefined = metrics.why_undefined(truth)
+    slope, intercept = reliability.slope_and_intercept(truth, probability)
+    row = {
+        "ece": reliability.ece(truth, probability),
+        "ece_mass": reliability.ece(truth, probability, "mass"),
+        "ece_if_perfect": reliability.ece_if_perfect(truth, probability),
+        "calibration_slope": slope,
+        "calibration_intercept": intercept,
+        "undefined": {"auroc": undefined} if undefined else {},
+    }
+    return row | with_ci(row, drawn, {figure: (figure, name) for figure in (*_RANKINGS, *_DECISIONS)})
+
+
+def _aggregate(report: EvalReport, drawn: Bootstrap) -> dict[str, Any]:
+    figures = {}
+    for key in report.aggregate:
+        for figure in ("macro_auroc", "weighted_auroc", "micro_auroc", "macro_average_precision"):
+            if key.startswith(figure):
+                figures[key] = (figure, key.removeprefix(figure))
+    return report.aggregate | with_ci({}, drawn, figures)
+
+
+def _gate(report: EvalReport, drawn: Bootstrap) -> dict[str, Any] | None:
+    gate = report.gate
+    if gate is None:
+        return None
+    figures: dict[str, Figure] = {rate: (rate, "gate") for rate in (*_DECISIONS, "skip_rate")}
+    gate = gate | with_ci({}, drawn, figures | {"auroc": ("auroc", gate["node"])})
+    if "lost" in gate:
+        gate["lost"] = {name: row | _lost(name, row, drawn) for name, row in gate["lost"].items()}
+    return gate
+
+
+def _lost(name: str, row: dict[str, Any], drawn: Bootstrap) -> dict[str, Any]:
+    figures: dict[str, Figure] = {"share_lost": ("lost_at_gate", name)}
+    for rate in ("sensitivity", "specificity"):
+        figures |= {f"{rate}_flat": (rate, name), f"{rate}_gated": (f"{rate}_gated", name)}
+    share = metrics.ratio(row["n_true_cleared"], row["n_true"])
+    return {"share_lost": share} | with_ci({}, drawn, figures)
+
+
+def _calibration(table: PredictionTable, hierarchy: Hierarchy, uncalibrated: PredictionTable | None) -> dict[str, Any]:
+    section: dict[str, Any] = {"n_bins": reliability.N_BINS, **_reliability(table, hierarchy)}
+    if uncalibrated is not None:
+        section["before"] = _reliability(uncalibrated.in_order(hierarchy.names), hierarchy)
+    return section
+
+
+def _reliability(table: PredictionTable, hierarchy: Hierarchy) -> dict[str, Any]:
+    columns = {name: table.column(name) for name in hierarchy.names}
+    means = {
+        f"mean_{name}": metrics.macro([figure(*columns[n]) for n in hierarchy.findings])
+        for name, figure in (
+            ("ece", reliability.ece),
+            ("ece_mass", lambda t, p: reliability.ece(t, p, "mass")),
+            ("ece_if_perfect", reliability.ece_if_perfect),
+        )
+    }
+    return means | {"bins": {n: reliability.reliability_bins(*column) for n, column in columns.items()}}

@@ -1,0 +1,84 @@
+"""Settings of `recipes/evaluate.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_cxr.arguments import DataArguments, LabelArguments, SettingsError, parse_groups
+from hf_cxr.operating_points import Criterion
+from hf_cxr.predictions import TableFormat
+from hf_cxr.projection import METHODS
+
+
+@dataclass
+class ReportArguments:
+    """What is evaluated, and where the report goes."""
+
+    model: str | None = field(default=None, metadata={"help": "Folder or Hub name of a model to run on a data set."})
+    predictions: str | None = field(default=None, metadata={"help": "Table of any system's predictions instead."})
+    compare: str | None = field(default=None, metadata={"help": "A second table of the same films, compared in pairs."})
+    validation: str | None = field(
+        default=None, metadata={"help": "Table on which operating points are chosen; default: the model's own."}
+    )
+    split: str = field(default="test", metadata={"help": "Split that is reported: train, validation or test."})
+    output_dir: str = field(default="report", metadata={"help": "Folder of the report."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the report that is in output_dir."})
+    title: str | None = field(default=None, metadata={"help": "Title of the report."})
+    group_by: list[str] = field(
+        default_factory=list, metadata={"help": "Metadata columns whose groups are compared; default: sex, age, view."}
+    )
+    readers: str | None = field(default=None, metadata={"help": "CSV: reader, label, sensitivity, specificity."})
+    criterion: str = field(default="f1", metadata={"help": "The labels' thresholds: see operating_points.Criterion."})
+    gate_criterion: str = field(default="sensitivity:0.95", metadata={"help": "The gate's, e.g. miss_rate:0.05@0.9."})
+    projection: str = field(default="up", metadata={"help": f"Shown beside, one of {', '.join(METHODS)}."})
+    n_resamples: int = field(default=1000, metadata={"help": "Resamples of the bootstrap over patients."})
+    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column that names the film; default: id, or the first."}
+    )
+    patient_column: str = field(default="patient", metadata={"help": "Column of the table with the patient."})
+    patient_pattern: str | None = field(
+        default=None, metadata={"help": "Regular expression whose first group is the patient, searched in the id."}
+    )
+    truth_suffix: str = field(default="", metadata={"help": "What follows a label's name in the column of its truth."})
+    prob_suffix: str = field(default="_prob", metadata={"help": "And in the column of its probability."})
+
+    def __post_init__(self) -> None:
+        if bool(self.model) == bool(self.predictions):
+            raise SettingsError(f"got model={self.model}, predictions={self.predictions}; give one of the two")
+        if self.validation and self.predictions and Path(self.validation).resolve() == Path(self.predictions).resolve():
+            raise SettingsError(
+                "validation and predictions are the same table: a split never chooses its own thresholds"
+            )
+        if self.n_resamples < 100:
+            raise SettingsError(f"n_resamples: got {self.n_resamples}, expected at least 100 for a 95 % interval")
+        if self.projection not in METHODS:
+            raise SettingsError(f"projection: got {self.projection!r}, expected one of {', '.join(METHODS)}")
+        Criterion.parse(self.criterion), Criterion.parse(self.gate_criterion)
+
+    def table_format(self) -> TableFormat:
+        """How the tables' columns are called."""
+        return TableFormat(
+            self.id_column, self.patient_column, self.patient_pattern, self.truth_suffix, self.prob_suffix
+        )
+
+
+def parse_report_settings(
+    argv: list[str] | None = None, description: str | None = None
+) -> tuple[ReportArguments, DataArguments, LabelArguments]:
+    """Read the command line; what a run says of its data and labels is the default for its model.
+
+    Raises:
+        SettingsError: see `arguments.parse_groups` and `ReportArguments`.
+    """
+    groups = (ReportArguments, DataArguments, LabelArguments)
+    report, data, labels = parse_groups(groups, argv, description)
+    run = Path(report.model, "run.yaml") if report.model else None
+    if run and run.is_file():
+        settings: dict[str, Any] = yaml.safe_load(run.read_text(encoding="utf-8"))["settings"]
+        report, data, labels = parse_groups(groups, argv, description, settings["data"] | settings["labels"])
+    return report, data, labels

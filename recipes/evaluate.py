@@ -1,0 +1,75 @@
+"""Evaluate a model on a data set, or any system's table of predictions, and write a report.
+
+    python recipes/evaluate.py --model runs/nih128 --dataset nih --data_dir ../shared/data/nih128 --split test \\
+        --output_dir report
+    python recipes/evaluate.py --predictions table.csv --taxonomy chexpert --output_dir report
+    python recipes/evaluate.py --predictions theirs.csv --taxonomy chexpert --id_column Path --truth_suffix _GT \\
+        --prob_suffix _Pred --patient_pattern '(patient\\d+)' --output_dir report
+    python recipes/evaluate.py --predictions a.csv --compare b.csv --taxonomy nih --output_dir report
+
+Operating points come from `--validation` (a table of another split) or from the model's config; without them the
+report ranks and does not decide. The output folder gets `eval_report.json`, `report.md`, `report.html` and `figures/`.
+"""
+
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hf_cxr.arguments import SettingsError
+from hf_cxr.curves import ReaderError, read_readers
+from hf_cxr.data import DataProblems
+from hf_cxr.evaluation import EvaluationError
+from hf_cxr.full_report import full_report
+from hf_cxr.gating import SingleClassGateError
+from hf_cxr.hierarchy import HierarchyError
+from hf_cxr.labels import LabelError
+from hf_cxr.predictions import PredictionTableError
+from hf_cxr.report import ReportFolderError, write_report
+from hf_cxr.report.arguments import parse_report_settings
+from hf_cxr.report.inputs import gather
+from hf_cxr.report.write import check_folder
+from hf_cxr.subgroups import SubgroupError
+from hf_cxr.summary import report_table
+from hf_cxr.thresholds import ThresholdError
+
+
+def main() -> None:
+    """Parse, gather predictions, evaluate, write."""
+    settings, data, labels = parse_report_settings(description=__doc__)
+    folder = Path(settings.output_dir)
+    check_folder(folder, settings.overwrite)
+    inputs = gather(settings, data, labels)
+    if not PartialState().is_main_process:
+        return
+    report = full_report(
+        inputs.table,
+        inputs.hierarchy,
+        settings.split,
+        operating_points=inputs.operating_points,
+        composed_by_model=inputs.composed_by_model,
+        provenance=inputs.provenance,
+        n_resamples=settings.n_resamples,
+        seed=settings.seed,
+        second=inputs.second,
+        group_by=inputs.group_by,
+        projection=settings.projection,
+    )
+    readers = read_readers(Path(settings.readers), inputs.hierarchy.names) if settings.readers else []
+    title = settings.title or f"{inputs.provenance['source']}, {settings.split}"
+    write_report(
+        folder, report, inputs.table, inputs.hierarchy, title, readers=tuple(readers), overwrite=settings.overwrite
+    )
+    print(f"\n{report_table(report)}\n")
+    for name in ("report.html", "report.md", "eval_report.json", "figures"):
+        print(f"{name:18} {(folder / name).resolve()}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (
+        DataProblems, EvaluationError, FileNotFoundError, HierarchyError, LabelError, PredictionTableError, ReaderError,
+        ReportFolderError, SettingsError, SingleClassGateError, SubgroupError, ThresholdError,
+    ) as error:  # fmt: skip
+        sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")
