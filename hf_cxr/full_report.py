@@ -7,6 +7,7 @@ them. All intervals of a report come from the same resamples of patients.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -147,10 +148,10 @@ def _compare(
     table: PredictionTable, second: PredictionTable, hierarchy: Hierarchy, resamples: Resamples
 ) -> dict[str, Any]:
     if set(second.ids) != set(table.ids):
-        one, other = set(table.ids) - set(second.ids), set(second.ids) - set(table.ids)
+        one, other = (sorted(map(str, a - b)) for a, b in permutations((set(table.ids), set(second.ids))))
         raise EvaluationError(
-            f"the two tables have different films: {len(one)} only in the first, e.g. {sorted(one)[:2]}, {len(other)} "
-            f"only in the second, e.g. {sorted(other)[:2]}; compare on the films of both"
+            f"the two tables have different films: {len(one)} only in the first, e.g. {one[:2]}, {len(other)} "
+            f"only in the second, e.g. {other[:2]}; compare on the films of both"
         )
     names = tuple(name for name in table.names if name in second.names)
     second = second.in_order(names)

@@ -12,6 +12,7 @@ from hf_cxr.arguments import SettingsError
 from hf_cxr.evaluation import EvalReport, EvaluationError
 from hf_cxr.full_report import full_report
 from hf_cxr.hierarchy import load_taxonomy
+from hf_cxr.predictions import PredictionTable
 from hf_cxr.report import ReportFolderError, write_report
 from hf_cxr.report.arguments import parse_report_settings
 from hf_cxr.report.sections import number, with_interval
@@ -85,10 +86,8 @@ def test_the_comparison_is_paired_by_film(written, tables):
     """The second table came in another order: the difference is that of the two systems' own AUROCs."""
     report = EvalReport.from_json(written[0] / "eval_report.json")
     row = report.comparison["figures"]["auroc/Mass"]
-    assert row["first"] == report.labels["Mass"]["auroc"]
+    assert row["first"] == pytest.approx(report.labels["Mass"]["auroc"], abs=1e-12)
     nih = load_taxonomy("nih")
-    from hf_cxr.predictions import PredictionTable
-
     other = full_report(PredictionTable.read(tables / "b.csv"), nih, "test", n_resamples=100)
     assert row["second"] == pytest.approx(other.labels["Mass"]["auroc"], abs=1e-12)
     assert row["difference"] == pytest.approx(row["first"] - row["second"])

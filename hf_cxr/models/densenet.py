@@ -27,8 +27,12 @@ class CXRDenseNetForImageClassification(CXRPreTrainedModel):
         """Last feature map (B, C, H, W)."""
         return self.backbone.forward_features(pixel_values)
 
+    def head_input(self, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head reads, and the pooled features (B, C)."""
+        pooled_BC = self.backbone.forward_head(map_BCHW, pre_logits=True)
+        return map_BCHW if self.head.takes_map else pooled_BC, pooled_BC
+
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> CXROutput:
         """`labels` is accepted for the Trainer's sake and not used: the loss is the trainer's."""
-        map_BCHW = self.feature_map(pixel_values)
-        pooled_BC = self.backbone.forward_head(map_BCHW, pre_logits=True)
-        return CXROutput(logits=self.head(map_BCHW if self.head.takes_map else pooled_BC), pooler_output=pooled_BC)
+        features, pooled_BC = self.head_input(self.feature_map(pixel_values))
+        return CXROutput(logits=self.head(features), pooler_output=pooled_BC)

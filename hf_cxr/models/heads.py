@@ -1,6 +1,9 @@
 """Heads: a trunk that turns backbone features into scores, and a link that turns scores into logits.
 
-Shapes: B films, C channels, H × W grid, L labels.
+A trunk is two parts, `embed` before its dropout and `score` from it on, so that Monte Carlo dropout repeats only
+the second.
+
+Shapes: B films, C channels, D of them before the last layer, H × W grid, L labels.
 """
 
 from typing import Any
@@ -22,9 +25,17 @@ class PlainTrunk(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, n_labels)
 
+    def embed(self, pooled_BC: Tensor) -> Tensor:
+        """What dropout is applied to: the pooled features themselves, D = C."""
+        return pooled_BC
+
+    def score(self, hidden_BD: Tensor) -> Tensor:
+        """Dropout and the last layer → scores (B, L)."""
+        return self.classifier(self.dropout(hidden_BD))
+
     def forward(self, pooled_BC: Tensor) -> Tensor:
         """Scores (B, L)."""
-        return self.classifier(self.dropout(pooled_BC))
+        return self.score(self.embed(pooled_BC))
 
 
 class R1Trunk(nn.Module):
@@ -40,10 +51,22 @@ class R1Trunk(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(128, n_labels)
 
+    def embed(self, map_BCHW: Tensor) -> Tensor:
+        """What dropout is applied to, (B, D) with D = 128."""
+        return self.embed_convolved(self.convolution(map_BCHW))
+
+    def embed_convolved(self, convolved_BOHW: Tensor) -> Tensor:
+        """`embed` from the convolution's output (B, 512, H, W) on."""
+        features = self.normalisation(F.relu(convolved_BOHW))
+        return F.relu(self.dense(features.mean((2, 3))))
+
+    def score(self, hidden_BD: Tensor) -> Tensor:
+        """Dropout and the last layer → scores (B, L)."""
+        return self.classifier(self.dropout(hidden_BD))
+
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """Scores (B, L)."""
-        features = self.normalisation(F.relu(self.convolution(map_BCHW)))
-        return self.classifier(self.dropout(F.relu(self.dense(features.mean((2, 3))))))
+        return self.score(self.embed(map_BCHW))
 
 
 def chain(log_p: Tensor, log_q: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:

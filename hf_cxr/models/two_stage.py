@@ -115,13 +115,27 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
             run_all: run the finding model on every film, for evaluation without the hard gate.
         """
         gate_B1 = self.gate(pixel_values).logits
-        passed_B = (gate_B1[:, 0].double().sigmoid() >= self.config.gate_threshold) | run_all
-        scores_BL = self.skipped_scores.float().expand(len(pixel_values), -1).clone()
-        if passed_B.any():
-            scores_BL[passed_B] = self.findings(pixel_values[passed_B]).logits
+        passed_B = self.passed(gate_B1) | run_all
+        found_KL = self.findings(pixel_values[passed_B]).logits if passed_B.any() else None
+        return CXROutput(logits=self.compose(gate_B1, passed_B, found_KL), finding_model_ran=passed_B)
+
+    def passed(self, gate_B1: Tensor) -> Tensor:
+        """Which films go on to the finding model, (B,) bool, by the gate's logits."""
+        return gate_B1[:, 0].double().sigmoid() >= self.config.gate_threshold
+
+    def compose(self, gate_B1: Tensor, passed_B: Tensor, found_KL: Tensor | None) -> Tensor:
+        """Logits (B, L) of composed probabilities, in the config's order of labels.
+
+        Args:
+            gate_B1: the gate's logits.
+            passed_B: bool, which films the finding model looked at; K of them.
+            found_KL: its logits of P(label | abnormal) for those, in its own order of labels; None if K = 0.
+        """
+        scores_BL = self.skipped_scores.float().expand(len(gate_B1), -1).clone()
+        if found_KL is not None:
+            scores_BL[passed_B] = found_KL
         log_p, log_q = chain(F.logsigmoid(gate_B1), F.logsigmoid(-gate_B1), scores_BL)
-        logits_BL = torch.cat([gate_B1, log_p - log_q], dim=1)[:, self.order]
-        return CXROutput(logits=logits_BL, finding_model_ran=passed_B)
+        return torch.cat([gate_B1, log_p - log_q], dim=1)[:, self.order]
 
 
 def _build(plain: dict[str, Any]) -> PreTrainedModel:

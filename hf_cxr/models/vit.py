@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from .configuration import CXRViTConfig
@@ -30,9 +32,32 @@ class CXRViTForImageClassification(CXRPreTrainedModel):
         patches = tokens_BNC[:, self.backbone.num_prefix_tokens :]
         return patches.transpose(1, 2).reshape(len(patches), -1, height, width)
 
+    def first_tokens(self, pixel_values: Tensor) -> Tensor:
+        """What the first block reads, (B, N, C): timm's `forward_features` up to its blocks."""
+        backbone = self.backbone
+        return backbone.norm_pre(backbone.patch_drop(backbone._pos_embed(backbone.patch_embed(pixel_values))))
+
+    def plain_blocks(self) -> list[Any]:
+        """The transformer blocks, all of the kind whose parts `explain` runs one by one.
+
+        Raises:
+            TypeError: a block is not timm's plain `Block` with `Attention`.
+        """
+        for block in self.backbone.blocks:
+            attention = type(getattr(block, "attn", None))
+            if type(block) is not Block or attention is not Attention:
+                raise TypeError(
+                    f"{self.config.backbone} has a {type(block).__name__} with {attention.__name__}; expected timm's "
+                    "Block with Attention, as in vit_* and deit_*"
+                )
+        return list(self.backbone.blocks)
+
+    def head_input(self, tokens_BNC: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head reads, and the pooled features (B, C)."""
+        pooled_BC = self.backbone.forward_head(tokens_BNC, pre_logits=True)
+        return self.feature_map(tokens_BNC) if self.head.takes_map else pooled_BC, pooled_BC
+
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> CXROutput:
         """`labels` is accepted for the Trainer's sake and not used: the loss is the trainer's."""
-        tokens_BNC = self.backbone.forward_features(pixel_values)
-        pooled_BC = self.backbone.forward_head(tokens_BNC, pre_logits=True)
-        features = self.feature_map(tokens_BNC) if self.head.takes_map else pooled_BC
+        features, pooled_BC = self.head_input(self.backbone.forward_features(pixel_values))
         return CXROutput(logits=self.head(features), pooler_output=pooled_BC)
