@@ -134,7 +134,8 @@ class Bootstrap:
 
         Null where the point is undefined, and where more resamples are undefined than one tail holds, (1 − level)/2:
         beyond that, what the missing resamples would have given could move an end anywhere. A class carried by k
-        patients is missing from a share of about e^−k, so at 95 % a label needs four patients of each class.
+        patients is missing from a share of about e^−k, so at 95 % a label needs four patients of each class. Null
+        too where both ends are the same number, as for a sensitivity of 1.
         """
         if not 0 < level < 1:
             raise ValueError(f"level {level}, expected a share such as 0.95")
@@ -147,6 +148,8 @@ class Bootstrap:
             reason = f"undefined in {n_undefined} of {len(draws)} resamples; at most {tail * len(draws):g} may be"
         else:
             low, high = (float(q) for q in np.nanquantile(draws, [tail, 1 - tail]))
+            if low == high:  # no miss among a few cases, say: 0 to 0 would claim a certainty that nobody has
+                low, high, reason = None, None, f"{high:g} in every resample, which says nothing of its uncertainty"
         return Interval(low, high, level, len(draws), n_undefined, self.resamples.unit, reason)
 
     def p_value(self, figure: Figure, level: float = 0.95) -> float | None:

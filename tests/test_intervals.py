@@ -278,7 +278,7 @@ def test_a_real_difference_is_found_and_p_is_never_zero():
         assert found[key].p == pytest.approx(2 / 401)
     assert found["auroc", "common"].p_delong < 1e-6
     same = compare(NAMES, truth, good, good, resamples, SUBSETS)
-    assert {(c.difference, c.p, c.interval.low, c.interval.high) for c in same.values()} == {(0.0, 1.0, 0.0, 0.0)}
+    assert {(c.difference, c.p, c.interval.low, c.interval.high) for c in same.values()} == {(0.0, None, None, None)}
     assert {c.p_delong for c in same.values()} == {None}
     assert json.loads(json.dumps(found["auroc", "rare"].to_dict()))["interval"]["unit"] == "patient"
 
@@ -384,3 +384,13 @@ def test_errors_say_what_was_received():
         figures.interval(("auroc", "rare"), 95)
     with pytest.raises(ValueError, match=r"level 95"):
         delong(truth[:, 0], score[:, 0], 95)
+
+
+def test_no_certainty_is_claimed_where_all_resamples_agree():
+    patients = np.arange(50)
+    parts = {("lost", "x"): (np.zeros(50), np.ones(50)), ("sensitivity", "x"): (np.ones(50), np.ones(50))}
+    figures = bootstrap_ratios(parts, Resamples.of(patients, 100))
+    for key, value in ((("lost", "x"), "0"), (("sensitivity", "x"), "1")):
+        interval = figures.interval(key)
+        assert (interval.low, interval.high) == (None, None)
+        assert interval.undefined.startswith(f"{value} in every resample")
