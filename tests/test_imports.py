@@ -39,6 +39,7 @@ ALLOWED = {
         "arguments", "bootstrap", "curves", "evaluation", "experiment", "figures", "films", "hierarchy", "metrics",
         "models", "operating_points", "predictions", "projection",
     },
+    "evaluate_metrics": {"metrics", "reliability"},
     "summary": {"evaluation"},
     "curves": {"bootstrap", "metrics"},
     "figures": {"bootstrap", "curves", "evaluation", "hierarchy", "metrics", "predictions"},
