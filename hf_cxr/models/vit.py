@@ -52,6 +52,15 @@ class CXRViTForImageClassification(CXRPreTrainedModel):
                 )
         return list(self.backbone.blocks)
 
+    @staticmethod
+    def attention(block: Any, tokens_BNC: Tensor) -> Tensor:
+        """A plain block's attention, the mean of its heads, (B, N, N) float32: timm's fused path never shows it."""
+        attn, (films, n, _) = block.attn, tokens_BNC.shape
+        qkv = attn.qkv(block.norm1(tokens_BNC)).reshape(films, n, 3, attn.num_heads, attn.head_dim)
+        q, k, _ = qkv.permute(2, 0, 3, 1, 4)
+        scores = (attn.q_norm(q) * attn.scale) @ attn.k_norm(k).transpose(-2, -1)
+        return scores.float().softmax(-1).mean(1)
+
     def head_input(self, tokens_BNC: Tensor) -> tuple[Tensor, Tensor]:
         """What the head reads, and the pooled features (B, C)."""
         pooled_BC = self.backbone.forward_head(tokens_BNC, pre_logits=True)
