@@ -7,6 +7,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from hf_cxr.explain import attention_rollout, grad_cam, look, untrained
+from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.localisation import score_localisation
 from hf_cxr.models import SINGLE_STAGE, CXRTwoStageForImageClassification
 from hf_cxr.uncertainty import NoDropoutError, mc_dropout
@@ -54,11 +55,14 @@ def make(nih):
 
 @pytest.fixture
 def two_stage(make, nih):
+    """Its labels in another order than the stages', the gate last."""
     below = FEW[1:]
+    joined = nih.subset(FEW)
+    joined = Hierarchy(joined.name, joined.nodes[::-1], gate_definition=joined.gate_definition)
     return CXRTwoStageForImageClassification.from_models(
         make("vit", hierarchy=nih.subset(FEW[:1])),
         make("densenet", link="conditional", hierarchy=nih.subset(below)),
-        gate_threshold=0.5, skipped_conditional=dict.fromkeys(below, 0.2), hierarchy_config=nih.subset(FEW).to_config(),
+        gate_threshold=0.5, skipped_conditional=dict.fromkeys(below, 0.2), hierarchy_config=joined.to_config(),
     ).eval()  # fmt: skip
 
 
@@ -141,18 +145,36 @@ def test_equal_to_the_package_under_lora(make, name):
         assert torch.allclose(grad_cam(model, films()), plain_maps, atol=1e-5)
 
 
-def test_raw_maps_are_unscaled(make):
-    model = make("densenet", "r1")
+@pytest.mark.parametrize(
+    ("name", "head"), [("densenet", "plain"), ("densenet", "r1"), ("resnet", "plain"), ("vit", "r1")]
+)
+def test_raw_maps_are_unscaled(make, name, head):
+    model = make(name, head)
     grid = torch.tensor(package_maps(model, films(), raw=True))
     expected = nn.functional.interpolate(grid, size=(64, 64), mode="bilinear", align_corners=False)
     ours = grad_cam(model, films(), raw=True)
+    assert expected.max() > 1e-3
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
-    # scaling alone tells the two apart: twice the logit, twice the raw map, the same stretched one
-    stretched = grad_cam(model, films())
+
+
+def test_a_stretched_map_hides_how_much_there_is(make):
+    """Twice the logit: twice the raw map, the same stretched one."""
+    model = make("densenet", "r1")
+    ours, stretched = grad_cam(model, films(), raw=True), grad_cam(model, films())
     with torch.no_grad():
         model.head.trunk.classifier.weight.mul_(2)
     torch.testing.assert_close(grad_cam(model, films(), raw=True), 2 * ours, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(grad_cam(model, films()), stretched, rtol=1e-3, atol=1e-3)
+
+
+def test_a_map_above_0_throughout_is_stretched_from_its_least_value(make):
+    model = make("densenet")
+    with torch.no_grad():
+        model.head.trunk.classifier.weight.abs_()
+    assert grad_cam(model, films(), raw=True).min() > 0
+    ours = grad_cam(model, films())
+    assert distance(ours, package_maps(model, films())) < 1e-4
+    assert (ours.amin((2, 3)) == 0).all()
 
 
 def test_a_label_for_which_nothing_speaks_has_an_empty_map(make):
