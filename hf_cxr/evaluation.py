@@ -33,7 +33,7 @@ class EvalReport:
     """All figures of one split; `to_json` writes them, `from_json` reads them back equal.
 
     Attributes:
-        split: name of the split. n_images, n_patients: its size.
+        split: name of the split. n_images, n_patients: its size; n_patients is None where patients are unknown.
         labels: `{label: {n_positive, n_negative, n_unknown, prevalence, auroc, average_precision, brier, threshold,
             tp, fn, fp, tn, sensitivity, specificity, ppv, npv, f1, few_positives, undefined}}`; `undefined` is
             `{figure: why it is null}`. A full report adds ece, ece_mass, ece_if_perfect (`reliability`),
@@ -43,7 +43,8 @@ class EvalReport:
             and `macro_auroc_<subset>`; with `_ci` in a full report, as in `gate`.
         gate: `gating.gate_figures`, definition, origin of the threshold, `gated` (macro AUROC of the composed
             probabilities) and `lost`, per finding.
-        hierarchy: `consistency.consistency`, of the flat and of the composed probabilities.
+        hierarchy: `consistency.consistency`, of the flat and of the composed probabilities; in a full report also
+            `projected`, with its method and aggregate figures.
         operating_points: see `OperatingPoints`.
         calibration, subgroups, intervals, comparison: of a full report (`full_report`), else empty: mean ECE and
             reliability bins, before and after; `subgroups.subgroup_section`; how the intervals were made; paired
@@ -54,7 +55,7 @@ class EvalReport:
 
     split: str
     n_images: int
-    n_patients: int
+    n_patients: int | None
     labels: dict[str, dict[str, Any]]
     aggregate: dict[str, Any]
     gate: dict[str, Any] | None
@@ -66,6 +67,12 @@ class EvalReport:
     intervals: dict[str, Any] = field(default_factory=dict)
     comparison: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def size(self) -> str:
+        """For readers, e.g. `1,424 films of 374 patients`."""
+        films = f"{self.n_images:,} films"
+        return f"{films}, patients unknown" if self.n_patients is None else f"{films} of {self.n_patients:,} patients"
 
     def to_json(self, path: Path) -> None:
         """Write the report; it appears whole or not at all. A NaN is an error here, not `NaN` in the file."""
@@ -135,7 +142,7 @@ def evaluate_table(
     return EvalReport(
         split=split,
         n_images=len(table),
-        n_patients=len(set(table.patients)),
+        n_patients=table.n_patients,
         labels=labels,
         aggregate=aggregate_figures(hierarchy, truth, probability),
         gate=gate,

@@ -91,6 +91,11 @@ class PredictionTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def n_patients(self) -> int | None:
+        """Number of patients, None where they are not known."""
+        return len(set(self.patients)) if self.unit == "patient" else None
+
     def column(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Truth and probability of one label, (N,) each."""
         at = self.names.index(name)
@@ -141,7 +146,7 @@ class PredictionTable:
         names = tuple(map(resolve, raw)) if resolve else tuple(raw)
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise PredictionTableError(f"{path}: several columns for {twice}: {raw}")
-        ids = frame[film].astype(str)
+        ids = _text(frame, film, path)
         patients = _patients(frame, ids, form, path)
         other = [c for c in frame.columns if c not in {film, form.patient_column, *truth, *probability}]
         return cls(
@@ -166,11 +171,22 @@ def _read_frame(path: Path, form: TableFormat) -> pd.DataFrame:
     return pd.read_csv(path, dtype=dict.fromkeys(names, str))
 
 
+def _text(frame: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    """A column as text. A blank one is an error: as text, all blanks would be one patient called "nan"."""
+    blank = frame[column].isna() | (frame[column].astype(str).str.strip() == "")
+    if blank.any():
+        raise PredictionTableError(
+            f"{path}: column '{column}' is blank in {int(blank.sum())} rows, first in data row "
+            f"{int(np.argmax(blank)) + 1}; fill it, or leave the whole column out"
+        )
+    return frame[column].astype(str)
+
+
 def _patients(frame: pd.DataFrame, ids: pd.Series, form: TableFormat, path: Path) -> NDArray[Any] | None:
     if form.patient_pattern is None:
         if form.patient_column not in frame.columns:
             return None
-        return frame[form.patient_column].astype(str).to_numpy(dtype=object)
+        return _text(frame, form.patient_column, path).to_numpy(dtype=object)
     if re.compile(form.patient_pattern).groups < 1:
         raise PredictionTableError(f"patient_pattern {form.patient_pattern!r} has no group; write e.g. '(patient\\d+)'")
     found = ids.str.extract(form.patient_pattern)[0]

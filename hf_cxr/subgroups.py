@@ -7,6 +7,7 @@ group, with intervals over the same resamples of patients.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class SubgroupError(ValueError):
 
 
 def groups_of(metadata: pd.DataFrame, column: str) -> pd.Series:
-    """Each film's group, missing where unknown; the column `age` (years) is cut into `AGE_BANDS`.
+    """Each film's group as text, missing where unknown; the column `age` (years) is cut into `AGE_BANDS`.
 
     Raises:
         SubgroupError: no such column, or more than 20 different values.
@@ -37,9 +38,10 @@ def groups_of(metadata: pd.DataFrame, column: str) -> pd.Series:
         raise SubgroupError(f"no column '{column}' to group by; the table has {list(metadata.columns)}")
     values = metadata[column].reset_index(drop=True)
     if column == "age":
-        names = [f"{low}–{high - 1}" if high < 200 else f"{low}+" for low, high in zip(AGE_BANDS, AGE_BANDS[1:])]  # noqa: B905, RUF007
+        names = [f"{low}–{high - 1}" if high < AGE_BANDS[-1] else f"{low}+" for low, high in pairwise(AGE_BANDS)]
         return pd.cut(pd.to_numeric(values, errors="coerce"), AGE_BANDS, right=False, labels=names).astype(object)
-    values = values.where(values.notna() & (values.astype(str) != ""), None).astype(object)
+    text = values.astype(str).astype(object)
+    values = text.where(values.notna() & (text != ""), None)
     if values.nunique() > 20:
         raise SubgroupError(f"column '{column}' has {values.nunique()} values; group it into at most 20 first")
     return values
@@ -60,19 +62,20 @@ def subgroup_section(
 
     Returns:
         `{column: {n_unknown, reference, groups: {value: {n_images, n_patients, figures: {name: {value, ci}}, gaps:
-        {name: {value, ci, p}}}}}}`; figures are `macro_auroc`, `gate_auroc`, `false_no_finding_rate`, and
-        `auroc`, `sensitivity` of each finding as `auroc/<label>`.
+        {name: {value, ci, p}}}}}}`; figures are `macro_auroc`, `false_no_finding_rate` (where the gate has
+        a threshold), `auroc/<label>` of each label, the gate's included, and `sensitivity/<label>` of each finding.
     """
     section = {}
     for column in group_by:
         groups = groups_of(table.metadata, column)
-        counts = groups.value_counts()
-        scored = [str(value) for value, n in counts.items() if n >= FEW_FILMS]
+        counts: dict[str, int] = groups.value_counts().to_dict()  # largest first
+        scored = [value for value, n in counts.items() if n >= FEW_FILMS]
         drawn = {value: _figures(table, hierarchy, report, resamples, (groups == value).to_numpy()) for value in scored}
         rows: dict[str, Any] = {}
         for value, n in counts.items():
             inside = (groups == value).to_numpy()
-            row: dict[str, Any] = {"n_images": int(n), "n_patients": len(set(table.patients[inside]))}
+            patients = len(set(table.patients[inside])) if table.unit == "patient" else None
+            row: dict[str, Any] = {"n_images": int(n), "n_patients": patients}
             if value in drawn:
                 row["figures"] = {_key(f): _value(drawn[value], f) for f in drawn[value].point}
             else:
@@ -80,7 +83,7 @@ def subgroup_section(
             if value in drawn and value != scored[0]:
                 gap = drawn[value].minus(drawn[scored[0]])
                 row["gaps"] = {_key(f): _value(gap, f) | {"p": gap.p_value(f)} for f in gap.point}
-            rows[str(value)] = row
+            rows[value] = row
         reference = scored[0] if scored else None
         section[column] = {"n_unknown": int(groups.isna().sum()), "reference": reference, "groups": rows}
     return section

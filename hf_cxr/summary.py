@@ -28,7 +28,7 @@ def report_table(report: EvalReport) -> str:
     lines.insert(1, "-" * len(lines[0]))
     few = any(figures["few_positives"] for figures in report.labels.values())
     notes = ["* fewer than 20 positive films: read its AUROC with its n"] if few else []
-    title = f"{report.split}: {report.n_images:,} films, {report.n_patients:,} patients"
+    title = f"{report.split}: {report.size}"
     return "\n".join([title, *lines, *notes, "", *_totals(report)])
 
 

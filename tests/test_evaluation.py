@@ -168,6 +168,11 @@ def test_table_survives_csv(nih, tmp_path):
         (lambda f: f.assign(Mass=0.5), "film '0', label 'Mass': truth 0.5"),
         (lambda f: f.assign(id="same"), "ids appear twice"),
         (lambda f: f.drop(columns="Mass"), r"no column \['Mass'\]"),
+        # As text, films without patient would become one patient, "nan".
+        (
+            lambda f: f.assign(patient=f["patient"].where(~f.index.isin([3, 5]))),
+            "'patient' is blank in 2 rows, first in data row 4",
+        ),
     ],
 )
 def test_bad_tables_are_refused(nih, tmp_path, change, message):
@@ -240,6 +245,10 @@ def test_tables_of_others_are_read(nih, tmp_path):
         (lambda f: f.assign(Mass_Pred="high"), r"columns \['Mass_Pred'\] hold something that is no number"),
         (lambda f: f.assign(Effusion_GT=0, Effusion_Pred=0.5), r"several columns for \['Effusion'\]"),
         (lambda f: f.drop(columns="Mass_GT"), r"no column \['Mass_GT'\]"),
+        (
+            lambda f: f.assign(Path=f["Path"].where(f.index != 7)),
+            "column 'Path' is blank in 1 rows, first in data row 8",
+        ),
     ],
 )
 def test_bad_tables_of_others_are_refused(nih, tmp_path, change, message):

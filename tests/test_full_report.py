@@ -75,6 +75,8 @@ def test_the_patient_is_the_unit(made):
     nih, table, points, report = made
     by_image = replace(table, patients=table.ids, unit="image")
     other = full_report(by_image, nih, "test", operating_points=points, n_resamples=50)
+    assert other.n_patients is None
+    assert other.size == "400 films, patients unknown"
     assert other.intervals["unit"] == "image"
     assert other.intervals["method"] == "percentile bootstrap clustered by image"
     assert other.labels["Mass"]["auroc_ci"] != report.labels["Mass"]["auroc_ci"]
@@ -136,10 +138,22 @@ def test_groups():
     assert list(groups_of(frame, "age"))[:6] == ["0–17", "0–17", "18–39", "60–79", "80+", "80+"]
     assert groups_of(frame, "age").isna().sum() == 1
     assert groups_of(frame, "view").isna().sum() == 2
+    assert list(groups_of(pd.DataFrame({"site": [1, 2, 1]}), "site")) == ["1", "2", "1"]
     with pytest.raises(SubgroupError, match=r"no column 'sex' to group by; the table has \['age', 'view'\]"):
         groups_of(frame, "sex")
     with pytest.raises(SubgroupError, match="30 values"):
         groups_of(pd.DataFrame({"id": np.arange(30)}), "id")
+
+
+def test_groups_named_by_numbers_are_scored(made):
+    _, table, points, _ = made
+    site = pd.DataFrame({"site": np.where(np.arange(400) % 6 < 3, 1, 2)})
+    report = full_report(
+        replace(table, metadata=site), made[0], "test", operating_points=points, n_resamples=50, group_by=("site",)
+    )
+    groups = report.subgroups["site"]["groups"]
+    assert groups.keys() == {"1", "2"}
+    assert all(0 < row["figures"]["macro_auroc"]["value"] < 1 for row in groups.values())
 
 
 def test_a_small_group_is_counted_but_not_scored(made):

@@ -29,10 +29,7 @@ def label_auroc(report: EvalReport, path: Path, title: str, groups: Sequence[str
     findings = [n for n in report.labels if n not in groups]
     ranked = sorted(findings, key=lambda n: report.labels[n]["auroc"] or 0.0)
     rows = ranked + [n for n in reversed(report.labels) if n in groups]
-    subtitle = (
-        f"{report.n_images:,} films of {report.n_patients:,} patients; pale: under {FEW_POSITIVES} positive; hatched: "
-        "gate and groups"
-    )
+    subtitle = f"{report.size}; pale: under {FEW_POSITIVES} positive; hatched: gate and groups"
     with drawing(path, 7.2, 0.27 * len(rows) + 1.5, f"{title}\n{subtitle}") as figure:
         axes = figure.subplots()
         for position, name in enumerate(rows):

@@ -92,7 +92,7 @@ def _summary(report: EvalReport) -> Section:
     rows.append(["mean ECE of the findings", number(report.calibration["mean_ece"], 4)])
     rows.append(["films with a finding above its group", f"{order['images_out_of_order']:,} of {report.n_images:,}"])
     text = [
-        f"Split “{report.split}”: {report.n_images:,} films of {report.n_patients:,} patients.",
+        f"Split “{report.split}”: {report.size}.",
         f"Brackets: {how['level']:.0%} intervals, {how['method']}, {how['n_resamples']:,} resamples.",
     ]
     if how["unit"] == "image":
@@ -215,7 +215,7 @@ def _calibration(report: EvalReport) -> Section:
 def _subgroup(column: str, part: dict[str, Any]) -> Section:
     rows = []
     for value, group in part["groups"].items():
-        cells = [str(value), f"{group['n_images']:,} / {group['n_patients']:,}"]
+        cells = [str(value), f"{group['n_images']:,} / {number(group['n_patients'])}"]
         for name in ("macro_auroc", "false_no_finding_rate"):
             figure = group.get("figures", {}).get(name, {})
             cells.append(with_interval({name: figure.get("value"), f"{name}_ci": figure.get("ci")}, name))
