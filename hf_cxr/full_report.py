@@ -15,6 +15,7 @@ import numpy as np
 from hf_cxr import metrics, reliability
 from hf_cxr.bootstrap import Bootstrap, Figure, Resamples, bootstrap_ratios, decision_parts
 from hf_cxr.consistency import consistency
+from hf_cxr.curves import Reader, readers_covered
 from hf_cxr.evaluation import EvalReport, EvaluationError, aggregate_figures, evaluate_table
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.intervals import bootstrap_table, compare
@@ -42,6 +43,7 @@ def full_report(
     second: PredictionTable | None = None,
     group_by: tuple[str, ...] = (),
     projection: str = "up",
+    readers: tuple[Reader, ...] = (),
 ) -> EvalReport:
     """Every figure of a table, with 95 % intervals.
 
@@ -51,6 +53,7 @@ def full_report(
         uncalibrated: the same films before calibration, shown beside.
         second: another system's predictions on the same films, compared in pairs.
         projection: method of `projection.project`, whose figures are shown beside.
+        readers: operating points of humans; how many the ROC curve covers is counted for each label.
         group_by: columns of the metadata whose groups are compared; `age` is cut into bands.
 
     Raises:
@@ -72,7 +75,7 @@ def full_report(
         drawn = drawn.with_figures(bootstrap_ratios(parts, resamples))
     return replace(
         report,
-        labels={name: row | _label(name, table, drawn) for name, row in report.labels.items()},
+        labels={name: row | _label(name, table, drawn, readers) for name, row in report.labels.items()},
         aggregate=_aggregate(report, drawn),
         gate=_gate(report, drawn),
         hierarchy=report.hierarchy | {"projected": _projected(table, hierarchy, projection)},
@@ -166,11 +169,11 @@ def _compare(
     return {"labels": list(names), "figures": {"/".join(filter(None, k)): v.to_dict() for k, v in shown.items()}}
 
 
-def _label(name: str, table: PredictionTable, drawn: Bootstrap) -> dict[str, Any]:
+def _label(name: str, table: PredictionTable, drawn: Bootstrap, readers: tuple[Reader, ...]) -> dict[str, Any]:
     truth, probability = table.column(name)
     undefined = metrics.why_undefined(truth)
     slope, intercept = reliability.slope_and_intercept(truth, probability)
-    row = {
+    row: dict[str, Any] = {
         "ece": reliability.ece(truth, probability),
         "ece_mass": reliability.ece(truth, probability, "mass"),
         "ece_if_perfect": reliability.ece_if_perfect(truth, probability),
@@ -178,6 +181,9 @@ def _label(name: str, table: PredictionTable, drawn: Bootstrap) -> dict[str, Any
         "calibration_intercept": intercept,
         "undefined": {"auroc": undefined} if undefined else {},
     }
+    own = [reader for reader in readers if reader.label == name]
+    if own and not undefined:
+        row["readers"] = {"n": len(own), "covered": readers_covered(truth, probability, own)}
     return row | with_ci(row, drawn, {figure: (figure, name) for figure in (*_RANKINGS, *_DECISIONS)})
 
 

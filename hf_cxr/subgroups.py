@@ -68,7 +68,7 @@ def subgroup_section(
     section = {}
     for column in group_by:
         groups = groups_of(table.metadata, column)
-        counts: dict[str, int] = groups.value_counts().to_dict()  # largest first
+        counts = {str(value): n for value, n in groups.value_counts().items()}  # largest first
         scored = [value for value, n in counts.items() if n >= FEW_FILMS]
         drawn = {value: _figures(table, hierarchy, report, resamples, (groups == value).to_numpy()) for value in scored}
         rows: dict[str, Any] = {}

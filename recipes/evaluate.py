@@ -17,7 +17,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_cxr.arguments import SettingsError
-from hf_cxr.curves import ReaderError, read_readers
+from hf_cxr.curves import ReaderError
 from hf_cxr.data import DataProblems
 from hf_cxr.evaluation import EvaluationError
 from hf_cxr.full_report import full_report
@@ -54,11 +54,11 @@ def main() -> None:
         second=inputs.second,
         group_by=inputs.group_by,
         projection=settings.projection,
+        readers=inputs.readers,
     )
-    readers = read_readers(Path(settings.readers), inputs.hierarchy.names) if settings.readers else []
     title = settings.title or f"{inputs.provenance['source']}, {settings.split}"
     write_report(
-        folder, report, inputs.table, inputs.hierarchy, title, readers=tuple(readers), overwrite=settings.overwrite
+        folder, report, inputs.table, inputs.hierarchy, title, readers=inputs.readers, overwrite=settings.overwrite
     )
     print(f"\n{report_table(report)}\n")
     for name in ("report.html", "report.md", "eval_report.json", "figures"):

@@ -32,7 +32,7 @@ ALLOWED = {
     "evaluation": {"hierarchy", "metrics", "gating", "consistency", "operating_points", "predictions"},
     "subgroups": {"bootstrap", "evaluation", "hierarchy", "intervals", "predictions"},
     "full_report": {
-        "bootstrap", "consistency", "evaluation", "hierarchy", "intervals", "metrics", "operating_points",
+        "bootstrap", "consistency", "curves", "evaluation", "hierarchy", "intervals", "metrics", "operating_points",
         "predictions", "projection", "reliability", "subgroups",
     },
     "report": {

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from hf_cxr.arguments import SettingsError
 from hf_cxr.evaluation import EvalReport, EvaluationError
 from hf_cxr.full_report import full_report
 from hf_cxr.hierarchy import load_taxonomy
-from hf_cxr.predictions import PredictionTable
+from hf_cxr.predictions import PredictionTable, PredictionTableError
 from hf_cxr.report import ReportFolderError, write_report
 from hf_cxr.report.arguments import parse_report_settings
+from hf_cxr.report.inputs import gather
 from hf_cxr.report.sections import number, with_interval
 from tests.conftest import TEST_DATA
 from tests.test_evaluation import make_table
@@ -32,8 +34,10 @@ def evaluate(*words):
 def tables(tmp_path_factory):
     """Two systems on the same films, in different order, and the first one's validation."""
     folder, nih = tmp_path_factory.mktemp("tables"), load_taxonomy("nih")
-    for name, seed in (("a", 2), ("validation", 1)):
-        make_table(nih, seed=seed).to_csv(folder / f"{name}.csv")
+    make_table(nih, seed=2).to_csv(folder / "a.csv")
+    validation = make_table(nih, seed=1)
+    replace(validation, patients="v" + validation.patients.astype(object)).to_csv(folder / "validation.csv")
+    (folder / "readers.csv").write_text("reader,label,sensitivity,specificity\nA,Mass,0.1,0.1\nB,Mass,1.0,1.0\n")
     frame = pd.read_csv(folder / "a.csv")
     frame[[c for c in frame if c.endswith("_prob")]] = np.random.default_rng(0).random((400, len(nih.names)))
     frame.sample(frac=1, random_state=0).to_csv(folder / "b.csv", index=False)
@@ -44,7 +48,8 @@ def tables(tmp_path_factory):
 def written(tables):
     done = evaluate(
         "--predictions", tables / "a.csv", "--compare", tables / "b.csv", "--validation", tables / "validation.csv",
-        "--taxonomy", "nih", "--gate_criterion", "miss_rate:0.1@0.9", "--output_dir", tables / "report",
+        "--taxonomy", "nih", "--gate_criterion", "miss_rate:0.1@0.9", "--readers", tables / "readers.csv",
+        "--output_dir", tables / "report",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return tables / "report", done.stdout
@@ -61,6 +66,8 @@ def test_the_recipe_writes_a_whole_report(written):
     report = EvalReport.from_json(folder / "eval_report.json")
     assert report.operating_points["gate_criterion"] == "miss rate <= 0.1 with confidence 0.9"
     assert report.subgroups.keys() == {"view"}
+    assert report.labels["Mass"]["readers"] == {"n": 2, "covered": 1}
+    assert "Against readers" in (folder / "report.md").read_text()
     assert report.hierarchy["projected"]["images_out_of_order"] == 0
 
 
@@ -110,6 +117,12 @@ def test_a_report_is_not_replaced_unasked(written, tables):
     assert (other / "mine.txt").read_text() == "mine"
 
 
+def test_thresholds_never_come_from_the_reported_patients(tables):
+    words = ["--predictions", str(tables / "b.csv"), "--validation", str(tables / "a.csv"), "--taxonomy", "nih"]
+    with pytest.raises(PredictionTableError, match="134 patients are in the reported table and in the one"):
+        gather(*parse_report_settings(words))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -119,6 +132,7 @@ def test_a_report_is_not_replaced_unasked(written, tables):
         (["--predictions", "t.csv", "--n_resamples", "10"], "at least 100"),
         (["--predictions", "t.csv", "--projection", "left"], "expected one of up"),
         (["--predictions", "t.csv", "--criterion", "best"], "expected one of f1"),
+        (["--predictions", "t.csv", "--gate_criterion", "sensitivity:0.9"], "nothing to choose on; give --validation"),
         (["--predictions", "t.csv", "--taxonmy", "nih"], "did you mean 'taxonomy'"),
     ],
 )

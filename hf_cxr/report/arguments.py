@@ -32,8 +32,12 @@ class ReportArguments:
         default_factory=list, metadata={"help": "Metadata columns whose groups are compared; default: sex, age, view."}
     )
     readers: str | None = field(default=None, metadata={"help": "CSV: reader, label, sensitivity, specificity."})
-    criterion: str = field(default="f1", metadata={"help": "The labels' thresholds: see operating_points.Criterion."})
-    gate_criterion: str = field(default="sensitivity:0.95", metadata={"help": "The gate's, e.g. miss_rate:0.05@0.9."})
+    criterion: str | None = field(
+        default=None, metadata={"help": "How the labels' thresholds are chosen on --validation; default f1."}
+    )
+    gate_criterion: str | None = field(
+        default=None, metadata={"help": "And the gate's, e.g. miss_rate:0.05@0.9; default sensitivity:0.95."}
+    )
     projection: str = field(default="up", metadata={"help": f"Shown beside, one of {', '.join(METHODS)}."})
     n_resamples: int = field(default=1000, metadata={"help": "Resamples of the bootstrap over patients."})
     seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
@@ -58,7 +62,11 @@ class ReportArguments:
             raise SettingsError(f"n_resamples: got {self.n_resamples}, expected at least 100 for a 95 % interval")
         if self.projection not in METHODS:
             raise SettingsError(f"projection: got {self.projection!r}, expected one of {', '.join(METHODS)}")
-        Criterion.parse(self.criterion), Criterion.parse(self.gate_criterion)
+        for name in ("criterion", "gate_criterion"):
+            if (text := getattr(self, name)) is not None:
+                Criterion.parse(text)
+                if not self.validation:
+                    raise SettingsError(f"{name} {text}: there is nothing to choose on; give --validation TABLE")
 
     def table_format(self) -> TableFormat:
         """How the tables' columns are called."""

@@ -130,6 +130,10 @@ def _labels(report: EvalReport) -> Section:
             ["label", "positive / negative", "AUROC", "average precision", "Brier", "ECE", "slope"], ranked, "Ranking"
         )
     ]
+    read = {name: row["readers"] for name, row in report.labels.items() if "readers" in row}
+    if read:
+        rows = [[name, number(row["n"]), number(row["covered"])] for name, row in read.items()]
+        tables.append(Table(["label", "readers", "covered by the curve"], rows, "Against readers"))
     points = report.operating_points
     text = (
         [f"* fewer than {FEW_POSITIVES} positive films."]
