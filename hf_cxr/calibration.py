@@ -8,8 +8,8 @@ One family holds all three methods, beta calibration (Kull, Silva Filho & Flach 
 - `platt`: a = b and c for each label: logistic regression on the logit.
 - `beta`: a, b and c for each label.
 
-All are monotone, so that no label's AUROC changes. Each label by itself may put a child above its parent; a model
-with a conditional link lowers it to the parent again (`models.heads.Calibrate`).
+All are monotone, so that no label's AUROC changes. Platt and beta, each label by itself, may put a child above its
+parent; `projection` puts that in order again.
 
 Shapes: N films, L labels.
 """

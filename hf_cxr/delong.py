@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
 from hf_cxr import metrics
+from hf_cxr.metrics import Array
 
-Array = NDArray[np.floating[Any]]
 FLAT = 1e-12
 """Structural components are multiples of 1/(2m) or 1/(2n): a spread below this is rounding."""
 

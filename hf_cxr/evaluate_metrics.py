@@ -7,6 +7,7 @@ Predictions are probabilities (N, L), references 0, 1 or NaN = unknown. Undefine
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import datasets
@@ -16,17 +17,17 @@ import numpy as np
 from hf_cxr import metrics, reliability
 
 
-class _Multilabel(evaluate.Metric):
+class _Multilabel(evaluate.Metric, ABC):
     """Takes probabilities and truths of many labels at once."""
 
-    description = ""
-    citation = ""
+    about: str
+    sources = ""
 
     def _info(self) -> evaluate.MetricInfo:
         row = datasets.List(datasets.Value("float64"))
         return evaluate.MetricInfo(
-            description=self.description,
-            citation=self.citation,
+            description=self.about,
+            citation=self.sources,
             inputs_description="predictions: (N, L) probabilities; references: (N, L) of 0, 1 or NaN for unknown.",
             features=datasets.Features({"predictions": row, "references": row}),
         )
@@ -37,15 +38,15 @@ class _Multilabel(evaluate.Metric):
             raise ValueError(f"predictions {probability.shape}, references {truth.shape}; expected the same (N, L)")
         return self.figures(truth, probability)
 
+    @abstractmethod
     def figures(self, truth_NL: metrics.Array, probability_NL: metrics.Array) -> dict[str, Any]:
         """The metric's figures."""
-        raise NotImplementedError
 
 
 class MultilabelAUROC(_Multilabel):
     """`auroc` of each label, `macro_auroc`, `weighted_auroc` (by positive films), `micro_auroc`, `n_positive`."""
 
-    description = "Area under the ROC curve of many labels with unknown cells."
+    about = "Area under the ROC curve of many labels with unknown cells."
 
     def figures(self, truth_NL: metrics.Array, probability_NL: metrics.Array) -> dict[str, Any]:
         """See the class; None where a class is missing, and such labels are in no mean."""
@@ -63,7 +64,7 @@ class MultilabelAUROC(_Multilabel):
 class MultilabelAveragePrecision(_Multilabel):
     """`average_precision` of each label and `macro_average_precision`."""
 
-    description = "Average precision of many labels with unknown cells."
+    about = "Average precision of many labels with unknown cells."
 
     def figures(self, truth_NL: metrics.Array, probability_NL: metrics.Array) -> dict[str, Any]:
         """See the class."""
@@ -74,8 +75,8 @@ class MultilabelAveragePrecision(_Multilabel):
 class MultilabelCalibration(_Multilabel):
     """`brier`, `ece` (15 bins of equal width), `ece_mass` (of equal mass), `slope` and `intercept` of each label."""
 
-    description = "Calibration of the probabilities of many labels with unknown cells."
-    citation = "Guo et al. 2017, On Calibration of Modern Neural Networks; Cox 1958, Biometrika 45."
+    about = "Calibration of the probabilities of many labels with unknown cells."
+    sources = "Guo et al. 2017, On Calibration of Modern Neural Networks; Cox 1958, Biometrika 45."
 
     def figures(self, truth_NL: metrics.Array, probability_NL: metrics.Array) -> dict[str, Any]:
         """See the class, and `mean_ece` over the labels."""

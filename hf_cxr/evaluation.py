@@ -180,7 +180,7 @@ def _label_figures(truth: Any, probability: Any, threshold: float | None) -> dic
         "average_precision": metrics.average_precision(truth, probability),
         "brier": metrics.brier(truth, probability),
         "few_positives": n_positive < metrics.FEW_POSITIVES,
-        "undefined": {"auroc": undefined} if undefined else {},
+        "undefined": dict.fromkeys(("auroc", "average_precision"), undefined) if undefined else {},
         "threshold": threshold,
     }
     if threshold is not None:

@@ -220,6 +220,5 @@ def _draw(
     for stage, entry in log.items():
         suffix = "" if stage == "model" else f"_{stage}"
         figures.learning_curves(entry["history"], folder / f"learning_curves{suffix}.png", f"{dataset}, {stage}{toy}")
-    groups = hierarchy.of_kind("gate", "group", "no_finding", "uncertain")
     for split, report in reports.items():
-        figures.label_auroc(report, folder / f"auroc_{split}.png", f"{dataset}, {split} split{toy}", groups)
+        figures.label_auroc(report, folder / f"auroc_{split}.png", f"{dataset}, {split} split{toy}", hierarchy.unscored)

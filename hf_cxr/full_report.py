@@ -73,13 +73,14 @@ def full_report(
     parts = _decisions(table, report)
     if parts:
         drawn = drawn.with_figures(bootstrap_ratios(parts, resamples))
+    labels = {name: row | _label(name, row, table, drawn, readers) for name, row in report.labels.items()}
     return replace(
         report,
-        labels={name: row | _label(name, table, drawn, readers) for name, row in report.labels.items()},
+        labels=labels,
         aggregate=_aggregate(report, drawn),
         gate=_gate(report, drawn),
         hierarchy=report.hierarchy | {"projected": _projected(table, hierarchy, projection)},
-        calibration=_calibration(table, hierarchy, uncalibrated),
+        calibration=_calibration(table, labels, hierarchy, uncalibrated),
         subgroups=subgroup_section(table, hierarchy, report, resamples, group_by),
         intervals={
             "method": f"percentile bootstrap clustered by {resamples.unit}",
@@ -169,22 +170,28 @@ def _compare(
     return {"labels": list(names), "figures": {"/".join(filter(None, k)): v.to_dict() for k, v in shown.items()}}
 
 
-def _label(name: str, table: PredictionTable, drawn: Bootstrap, readers: tuple[Reader, ...]) -> dict[str, Any]:
+def _label(
+    name: str, plain: dict[str, Any], table: PredictionTable, drawn: Bootstrap, readers: tuple[Reader, ...]
+) -> dict[str, Any]:
     truth, probability = table.column(name)
-    undefined = metrics.why_undefined(truth)
     slope, intercept = reliability.slope_and_intercept(truth, probability)
-    row: dict[str, Any] = {
+    row: dict[str, Any] = _ece(truth, probability) | {"calibration_slope": slope, "calibration_intercept": intercept}
+    missing = metrics.why_undefined(truth)
+    own = [reader for reader in readers if reader.label == name]
+    if own and not missing:
+        row["readers"] = {"n": len(own), "covered": readers_covered(truth, probability, own)}
+    # Only the slope can be undefined with both classes there.
+    reasons = {key: missing or "all probabilities are equal" for key, value in row.items() if value is None}
+    row["undefined"] = plain["undefined"] | reasons
+    return row | with_ci(row, drawn, {figure: (figure, name) for figure in (*_RANKINGS, *_DECISIONS)})
+
+
+def _ece(truth: Any, probability: Any) -> dict[str, Any]:
+    return {
         "ece": reliability.ece(truth, probability),
         "ece_mass": reliability.ece(truth, probability, "mass"),
         "ece_if_perfect": reliability.ece_if_perfect(truth, probability),
-        "calibration_slope": slope,
-        "calibration_intercept": intercept,
-        "undefined": {"auroc": undefined} if undefined else {},
     }
-    own = [reader for reader in readers if reader.label == name]
-    if own and not undefined:
-        row["readers"] = {"n": len(own), "covered": readers_covered(truth, probability, own)}
-    return row | with_ci(row, drawn, {figure: (figure, name) for figure in (*_RANKINGS, *_DECISIONS)})
 
 
 def _aggregate(report: EvalReport, drawn: Bootstrap) -> dict[str, Any]:
@@ -215,21 +222,17 @@ def _lost(name: str, row: dict[str, Any], drawn: Bootstrap) -> dict[str, Any]:
     return {"share_lost": share} | with_ci({}, drawn, figures)
 
 
-def _calibration(table: PredictionTable, hierarchy: Hierarchy, uncalibrated: PredictionTable | None) -> dict[str, Any]:
-    section: dict[str, Any] = {"n_bins": reliability.N_BINS, **_reliability(table, hierarchy)}
+def _calibration(
+    table: PredictionTable, labels: dict[str, Any], hierarchy: Hierarchy, uncalibrated: PredictionTable | None
+) -> dict[str, Any]:
+    section: dict[str, Any] = {"n_bins": reliability.N_BINS, **_reliability(table, labels, hierarchy)}
     if uncalibrated is not None:
-        section["before"] = _reliability(uncalibrated.in_order(hierarchy.names), hierarchy)
+        before = {name: _ece(*uncalibrated.column(name)) for name in hierarchy.names}
+        section["before"] = _reliability(uncalibrated, before, hierarchy)
     return section
 
 
-def _reliability(table: PredictionTable, hierarchy: Hierarchy) -> dict[str, Any]:
-    columns = {name: table.column(name) for name in hierarchy.names}
-    means = {
-        f"mean_{name}": metrics.macro([figure(*columns[n]) for n in hierarchy.findings])
-        for name, figure in (
-            ("ece", reliability.ece),
-            ("ece_mass", lambda t, p: reliability.ece(t, p, "mass")),
-            ("ece_if_perfect", reliability.ece_if_perfect),
-        )
-    }
-    return means | {"bins": {n: reliability.reliability_bins(*column) for n, column in columns.items()}}
+def _reliability(table: PredictionTable, ece: dict[str, Any], hierarchy: Hierarchy) -> dict[str, Any]:
+    kinds = ("ece", "ece_mass", "ece_if_perfect")
+    means = {f"mean_{kind}": metrics.macro([ece[n][kind] for n in hierarchy.findings]) for kind in kinds}
+    return means | {"bins": {n: reliability.reliability_bins(*table.column(n)) for n in hierarchy.names}}

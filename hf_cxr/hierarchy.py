@@ -78,7 +78,7 @@ class Hierarchy:
             for parent in node.parents:
                 if parent not in names:
                     raise self._error(f"parent '{parent}' of node '{node.name}' is not a node")
-        self.topological_order  # noqa: B018  (raises on a cycle)
+        _ = self.topological_order  # raises on a cycle
         gates = [node.name for node in self.nodes if node.kind == "gate"]
         if len(gates) > 1:
             raise self._error(f"one gate at most, found {gates}")
@@ -172,6 +172,11 @@ class Hierarchy:
     def findings(self) -> tuple[str, ...]:
         """The labels over which macro figures are taken: findings and devices, no groups."""
         return self.of_kind(*SCORED_KINDS)
+
+    @property
+    def unscored(self) -> tuple[str, ...]:
+        """The other labels: gate, groups, "no finding" and "uncertain"."""
+        return tuple(name for name in self.names if name not in self.findings)
 
     def flat(self) -> Hierarchy:
         """The same observed labels, the gate and `Uncertain` without edges and without groups."""

@@ -90,8 +90,8 @@ def test_undefined_figures_are_null_with_a_reason_and_no_part_of_the_mean(nih):
     table.truth[:, nih.names.index("Mass")] = np.nan
     report = evaluate_table(table, nih, "test")
     assert report.labels["Hernia"]["auroc"] is None
-    assert report.labels["Hernia"]["undefined"] == {"auroc": "no positive film"}
-    assert report.labels["Mass"]["undefined"] == {"auroc": "no film with known truth"}
+    assert report.labels["Hernia"]["undefined"]["auroc"] == "no positive film"
+    assert report.labels["Mass"]["undefined"]["average_precision"] == "no film with known truth"
     defined = [report.labels[n]["auroc"] for n in nih.findings if n not in ("Hernia", "Mass")]
     assert report.aggregate["macro_auroc"] == pytest.approx(np.mean(defined))
     assert report.aggregate["n_labels_averaged"] == 12

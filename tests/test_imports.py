@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "report": {
         "arguments", "bootstrap", "curves", "evaluation", "experiment", "figures", "films", "hierarchy", "metrics",
-        "models", "operating_points", "predictions", "projection",
+        "models", "operating_points", "predictions", "projection", "runs",
     },
     "evaluate_metrics": {"metrics", "reliability"},
     "summary": {"evaluation"},

@@ -264,6 +264,10 @@ def _comparison(report: EvalReport) -> Section | None:
 def _undefined(report: EvalReport) -> Section | None:
     rows = [[name, figure, why] for name, row in report.labels.items() for figure, why in row["undefined"].items()]
     rows += [["aggregate", figure, why] for figure, why in report.aggregate.get("undefined", {}).items()]
+    gate = report.gate or {}
+    rows += [["gate", figure, why] for figure, why in gate.get("undefined", {}).items()]
+    for name, row in gate.get("lost", {}).items():
+        rows += [[f"{name} at the gate", figure, why] for figure, why in row.get("undefined", {}).items()]
     return Section("Undefined figures", [], [Table(["of", "figure", "why"], rows)]) if rows else None
 
 

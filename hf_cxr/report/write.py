@@ -15,8 +15,8 @@ from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.predictions import PredictionTable
 from hf_cxr.report.sections import sections
+from hf_cxr.runs import REPORT_FILE
 
-REPORT_FILE = "eval_report.json"
 _N_BAND = 200
 """Resamples behind the bands of the curves; a picture does not show more."""
 
@@ -76,9 +76,11 @@ def write_report(
         )
         (partial / name).write_text(text, encoding="utf-8")
     report.to_json(partial / REPORT_FILE)
+    before = folder.with_name(f".{folder.name}.before")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(before)
     partial.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _draw(
@@ -100,9 +102,7 @@ def _draw(
         "co_occurrence": "Which findings occur together",
         "reliability": "Reliability" + ("; open: before calibration" if "before" in report.calibration else ""),
     }
-    figures.label_auroc(
-        report, folder / "auroc.png", title, hierarchy.of_kind("gate", "group", "no_finding", "uncertain")
-    )
+    figures.label_auroc(report, folder / "auroc.png", title, hierarchy.unscored)
     figures.hierarchy_tree(report, hierarchy, folder / "tree.png", title)
     figures.curve_grid(table, findings, "roc", folder / "roc.png", title, resamples, readers)
     figures.curve_grid(table, findings, "pr", folder / "pr.png", title, resamples)

@@ -134,5 +134,5 @@ def test_the_findings_matrix_at_full_size(tmp_path):
     assert time.perf_counter() - start < 1
     assert names == chexpert.FINDINGS
     assert matrix.shape == (223_414, 14)
-    expected = np.where(values[:4096] == None, np.nan, values[:4096]).astype(np.float32)  # noqa: E711
+    expected = np.where(np.equal(values[:4096], None), np.nan, values[:4096]).astype(np.float32)
     np.testing.assert_array_equal(matrix[4096:8192], expected)
