@@ -73,15 +73,16 @@ class Resamples:
         """Resamples of these films' patients; without patients give ids and `unit="image"`.
 
         Raises:
-            ValueError: a film without patient, fewer than two patients, or an id that repeats under `"image"`.
+            ValueError: a film without patient, no film at all, or an id that repeats under `"image"`. One patient is
+                allowed: every resample is then the same, and every interval null with that as its reason.
         """
         missing = sum(p is None or p != p or p == "" for p in patients_N)
         if missing:
             raise ValueError(f"{missing} films of {len(patients_N)} have no patient; give ids and unit='image'")
         patients_P, patient_N = np.unique(np.asarray(patients_N), return_inverse=True)
-        if unit not in ("patient", "image") or len(patients_P) < 2 or n < 1:
+        if unit not in ("patient", "image") or len(patients_P) < 1 or n < 1:
             raise ValueError(
-                f"unit '{unit}', {len(patients_P)} distinct, {n} resamples; expected 'patient' or 'image', two, one"
+                f"unit '{unit}', {len(patients_P)} distinct, {n} resamples; expected 'patient' or 'image', one, one"
             )
         if unit == "image" and len(patients_P) < len(patient_N):
             raise ValueError(f"{len(patient_N)} films have {len(patients_P)} ids; with patients give unit='patient'")

@@ -8,15 +8,17 @@ One family holds all three methods, beta calibration (Kull, Silva Filho & Flach 
 - `platt`: a = b and c for each label: logistic regression on the logit.
 - `beta`: a, b and c for each label.
 
-All are monotone, so that no label's AUROC changes. Platt and beta, each label by itself, may put a child above its
-parent; `projection` puts that in order again.
+All are monotone, so that no label's AUROC changes. Platt and beta, each label by itself, could put a child above its
+parent: where it was not above before, it is lowered to the parent.
+
+`models.calibrate` does the same to logits inside a model.
 
 Shapes: N films, L labels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +26,14 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, logit
 
+from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.metrics import FEW_POSITIVES, Array, known
+from hf_cxr.predictions import PredictionTable
 
 METHODS = ("none", "temperature", "platt", "beta")
+"""From the fewest numbers to the most."""
+AUTO = "auto"
+N_FOLDS = 5
 _BOUNDS = (1e-3, 20.0)
 """Of slopes: 0 would make all films alike and destroy the ranking."""
 
@@ -52,11 +59,20 @@ class Calibration:
     coefficients: dict[str, tuple[float, float, float]]
     pooled: tuple[str, ...] = ()
 
-    def apply(self, names: tuple[str, ...], probability_NL: Array) -> NDArray[np.float64]:
+    def to_config(self) -> dict[str, Any] | None:
+        """For a model's config (`models.calibrate`), None where nothing is changed."""
+        plain = {name: list(numbers) for name, numbers in self.coefficients.items()}
+        return None if self.method == "none" else asdict(self) | {"coefficients": plain, "pooled": list(self.pooled)}
+
+    def apply(
+        self, names: tuple[str, ...], probability_NL: Array, hierarchy: Hierarchy | None = None
+    ) -> NDArray[np.float64]:
         """Calibrated probabilities (N, L).
 
         Args:
             names: the columns. probability_NL: in [0, 1].
+            hierarchy: a child that was not above a parent is not above it afterwards either. None: each label by
+                itself.
 
         Raises:
             CalibrationError: a label that was not calibrated.
@@ -65,7 +81,57 @@ class Calibration:
             raise CalibrationError(f"no calibration for {missing}; there is one for {list(self.coefficients)}")
         a, b, c = np.array([self.coefficients[name] for name in names]).T
         log_p, log_q = _logs(probability_NL)
-        return expit(a * log_p - b * log_q + c)
+        calibrated = expit(a * log_p - b * log_q + c)
+        return calibrated if hierarchy is None else _keep_order(names, probability_NL, calibrated, hierarchy)
+
+
+def choose_method(names: tuple[str, ...], truth_NL: Array, probability_NL: Array, patients_N: NDArray[Any]) -> str:
+    """The simplest method that is not worse than the best, by log loss on patients left out.
+
+    Five folds that share no patient. A method needs to beat a simpler one by more than one standard error of the
+    paired difference over the folds: with few positives, three numbers a label fit noise (on 721 films of NIH, Platt's
+    and beta's mean ECE on the test list is half again that of no calibration at all).
+
+    Args:
+        patients_N: whose film each row is; with fewer patients than folds, `none` is chosen. Otherwise as `fit`.
+    """
+    patients, patient_N = np.unique(patients_N.astype(str), return_inverse=True)
+    if len(patients) < N_FOLDS:
+        return METHODS[0]
+    fold_N = (np.random.default_rng(0).permutation(len(patients)) % N_FOLDS)[patient_N]
+    losses = {method: np.zeros(N_FOLDS) for method in METHODS}
+    for fold in range(N_FOLDS):
+        inside, outside = fold_N != fold, fold_N == fold
+        keep = ~np.isnan(truth_NL[outside])
+        for method in METHODS:
+            fitted = fit(names, truth_NL[inside], probability_NL[inside], method, "")
+            log_p, log_q = _logs(fitted.apply(names, probability_NL[outside]))
+            losses[method][fold] = _loss(truth_NL[outside][keep], (log_p - log_q)[keep])
+    chosen = METHODS[0]
+    for method in METHODS[1:]:
+        gain = losses[chosen] - losses[method]
+        if gain.mean() > gain.std(ddof=1) / np.sqrt(N_FOLDS):
+            chosen = method
+    return chosen
+
+
+def fit_table(table: PredictionTable, method: str, split: str) -> Calibration:
+    """Fit a calibration on a table's films.
+
+    Args:
+        method: one of `METHODS`, or `auto` (`choose_method`). split: the table's; goes into the result.
+
+    Raises:
+        CalibrationError: see `fit`.
+    """
+    if method == AUTO:
+        method = choose_method(table.names, table.truth, table.probability, table.patients)
+    return fit(table.names, table.truth, table.probability, method, split)
+
+
+def calibrated(table: PredictionTable, calibration: Calibration, hierarchy: Hierarchy) -> PredictionTable:
+    """The table with calibrated probabilities, its order within the hierarchy kept."""
+    return replace(table, probability=calibration.apply(table.names, table.probability, hierarchy))
 
 
 def fit(names: tuple[str, ...], truth_NL: Array, probability_NL: Array, method: str, split: str) -> Calibration:
@@ -144,6 +210,16 @@ def estimate_prior(probability_N: Array, old: float, tolerance: float = 1e-8, ma
         if abs(new - last) < tolerance:
             break
     return new
+
+
+def _keep_order(names: tuple[str, ...], before_NL: Array, after_NL: Array, hierarchy: Hierarchy) -> Any:
+    for child in hierarchy.topological_order:
+        i = names.index(child)
+        for parent in hierarchy.parents[child]:
+            j = names.index(parent)
+            lowered = np.minimum(after_NL[:, i], after_NL[:, j])
+            after_NL[:, i] = np.where(before_NL[:, i] <= before_NL[:, j], lowered, after_NL[:, i])
+    return after_NL
 
 
 def _logs(probability: Array) -> tuple[Any, Any]:

@@ -15,18 +15,22 @@ import pandas as pd
 import timm
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 from transformers import AutoModelForImageClassification
 
 from hf_cxr import figures
 from hf_cxr.arguments import Settings
-from hf_cxr.evaluation import EvalReport, evaluate_table, is_composed
+from hf_cxr.calibration import fit_table
+from hf_cxr.evaluation import EvalReport, is_composed
 from hf_cxr.films import Films, image_statistics
+from hf_cxr.full_report import full_report
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.inference import predict_logits
 from hf_cxr.labels import LabelError
 from hf_cxr.losses import balanced_pos_weight, build_loss
 from hf_cxr.models import (
     SINGLE_STAGE,
+    Calibrate,
     CXRImageProcessor,
     CXRPreTrainedModel,
     CXRTwoStageForImageClassification,
@@ -148,8 +152,25 @@ def _abnormal(films: Films, split: str) -> Any:
     return np.flatnonzero(gate == 1)
 
 
-def prediction_table(model: CXRPreTrainedModel, films: Films, split: str) -> PredictionTable:
-    """Predictions of a model on a split, float32, in the data set's order."""
+def uncalibrated_logits(model: CXRPreTrainedModel, films: Films, split: str) -> NDArray[np.float32]:
+    """Logits (N, L) of a model on a split, in the data set's order, before the calibration that its config holds."""
+    calibration, model.config.calibration = model.config.calibration, None
+    try:
+        return predict_logits(model, films.dataset(split), description=f"Predicting {split}")
+    finally:
+        model.config.calibration = calibration
+
+
+@torch.no_grad()
+def calibrated_logits(model: CXRPreTrainedModel, logits_NL: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same after it, by the model's own last step."""
+    return Calibrate(model.config)(torch.from_numpy(logits_NL)).numpy()
+
+
+def prediction_table(
+    model: CXRPreTrainedModel, films: Films, split: str, logits_NL: NDArray[np.float32]
+) -> PredictionTable:
+    """Logits of a model on a split, with the split's films and their truth."""
     rows, encoded = films.decoded[split], films.labels[split]
     order = [encoded.names.index(name) for name in model.config.label_names]
     return PredictionTable(
@@ -157,7 +178,7 @@ def prediction_table(model: CXRPreTrainedModel, films: Films, split: str) -> Pre
         ids=np.asarray(rows["id"], dtype=object),
         patients=np.asarray(rows["patient"], dtype=object),
         truth=encoded.values[:, order].astype(np.float64),
-        probability=probabilities(predict_logits(model, films.dataset(split), description=f"Predicting {split}")),
+        probability=probabilities(logits_NL),
         metadata=pd.DataFrame({name: list(rows[name]) for name in METADATA}),
     )
 
@@ -165,9 +186,10 @@ def prediction_table(model: CXRPreTrainedModel, films: Films, split: str) -> Pre
 def finish_run(
     model: CXRPreTrainedModel, films: Films, run: RunFolder, fit: str, settings: Settings, provenance: dict[str, Any]
 ) -> EvalReport:
-    """Save the model, load it back, and write predictions, reports and figures from what was loaded.
+    """Save the model, load it back, calibrate it, and write predictions, reports and figures from what was loaded.
 
-    Every reported figure is thereby one of the model on the disk. `eval_report.json` is written last.
+    Every reported figure is thereby one of the model on the disk. Calibration and operating points are fitted on
+    validation and stored in the config. `eval_report.json` is written last.
 
     Returns:
         the report of the test split, or of validation where there is no test split.
@@ -180,7 +202,11 @@ def finish_run(
     PartialState().wait_for_everyone()
     saved = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
     hierarchy = Hierarchy.from_config(saved.config)
-    tables = {split: prediction_table(saved, films, split) for split in films.decoded if split != "train"}
+    logits = {split: uncalibrated_logits(saved, films, split) for split in films.decoded if split != "train"}
+    before = {split: prediction_table(saved, films, split, logits[split]) for split in logits}
+    calibration = fit_table(before["validation"], settings.training.calibration, "validation")
+    saved.config.calibration = calibration.to_config()
+    tables = {split: prediction_table(saved, films, split, calibrated_logits(saved, logits[split])) for split in logits}
     points = choose_operating_points(
         tables["validation"], hierarchy, "validation", gate_criterion=settings.training.gate_criterion
     )
@@ -188,13 +214,16 @@ def finish_run(
         stage: {key: value for key, value in entry.items() if key != "history"} for stage, entry in log.items()
     }
     reports = {
-        split: evaluate_table(
+        split: full_report(
             table,
             hierarchy,
             split,
             operating_points=points,
             composed_by_model=is_composed(hierarchy, saved.config.link),
             provenance=provenance,
+            calibration=calibration,
+            uncalibrated=before[split],
+            group_by=METADATA,
         )
         for split, table in tables.items()
     }

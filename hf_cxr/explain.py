@@ -137,7 +137,7 @@ def _trace(model: Any, pixel_values: Tensor) -> _Trace:
             hidden = head.trunk.embed_convolved(leaf)
         else:
             hidden = head.trunk.embed(leaf if averages else model.head_input(leaf)[0])
-        logits = head.link(head.trunk.score(hidden))
+        logits = head.logits(head.trunk.score(hidden))
     weights = _gradients(logits, leaf)
     if convolves:
         weights = _sum_behind_convolution(head.trunk.convolution, weights) / area
@@ -160,7 +160,7 @@ def _trace_vit(model: CXRViTForImageClassification, pixel_values: Tensor) -> _Tr
         last = tokens_BNC[:, :n] + attended[:, :n]
         last = backbone.norm(last + block.drop_path2(block.ls2(block.mlp(block.norm2(last)))))
         hidden = head.trunk.embed(model.head_input(last)[0])
-        logits = head.link(head.trunk.score(hidden))
+        logits = head.logits(head.trunk.score(hidden))
     # One label after the other: measured no slower than batched, without L copies of the attention's gradient.
     first = backbone.num_prefix_tokens
     weights = [

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from hf_cxr.arguments import DataArguments, LabelArguments, Settings
+from hf_cxr.arguments import DataArguments, LabelArguments, Settings, SettingsError
 from hf_cxr.data import FilmDataset, decode, findings_matrix, load_splits
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.labels import EncodedLabels, LabelError, encode, labels_without_positives
@@ -87,7 +87,7 @@ def prepare_split(
         split: train, validation or test.
 
     Raises:
-        DataProblems, LabelError: see `data` and `labels`. ValueError: the data set has no such split.
+        DataProblems, LabelError: see `data` and `labels`. SettingsError: the data set has no such split.
     """
     decoded, provenance = _decoded(data, processor, split)
     columns, raw = findings_matrix(decoded[split])
@@ -101,7 +101,7 @@ def _decoded(
     with PartialState().main_process_first():  # the others find the finished cache
         splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **data.builder_options())
         if only and only not in splits:
-            raise ValueError(f"data set {data.dataset} has no split '{only}'; it has {', '.join(splits)}")
+            raise SettingsError(f"data set {data.dataset} has no split '{only}'; it has {', '.join(splits)}")
         decoded = {}
         for split in [only] if only else list(splits):
             decoded[split], n_unreadable = decode(

@@ -14,6 +14,7 @@ import numpy as np
 
 from hf_cxr import metrics, reliability
 from hf_cxr.bootstrap import Bootstrap, Figure, Resamples, bootstrap_ratios, decision_parts
+from hf_cxr.calibration import Calibration
 from hf_cxr.consistency import consistency
 from hf_cxr.curves import Reader, readers_covered
 from hf_cxr.evaluation import EvalReport, EvaluationError, aggregate_figures, evaluate_table
@@ -39,6 +40,7 @@ def full_report(
     provenance: dict[str, Any] | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
+    calibration: Calibration | None = None,
     uncalibrated: PredictionTable | None = None,
     second: PredictionTable | None = None,
     group_by: tuple[str, ...] = (),
@@ -50,7 +52,7 @@ def full_report(
     Args:
         table, hierarchy, split, operating_points, composed_by_model, provenance: as `evaluate_table`.
         n_resamples, seed: of the bootstrap over patients (over images, and said so, where patients are unknown).
-        uncalibrated: the same films before calibration, shown beside.
+        calibration: what the table was calibrated by; uncalibrated: the same films before it, shown beside.
         second: another system's predictions on the same films, compared in pairs.
         projection: method of `projection.project`, whose figures are shown beside.
         readers: operating points of humans; how many the ROC curve covers is counted for each label.
@@ -80,7 +82,7 @@ def full_report(
         aggregate=_aggregate(report, drawn),
         gate=_gate(report, drawn),
         hierarchy=report.hierarchy | {"projected": _projected(table, hierarchy, projection)},
-        calibration=_calibration(table, labels, hierarchy, uncalibrated),
+        calibration=_calibration(table, labels, hierarchy, calibration, uncalibrated),
         subgroups=subgroup_section(table, hierarchy, report, resamples, group_by),
         intervals={
             "method": f"percentile bootstrap clustered by {resamples.unit}",
@@ -223,10 +225,16 @@ def _lost(name: str, row: dict[str, Any], drawn: Bootstrap) -> dict[str, Any]:
 
 
 def _calibration(
-    table: PredictionTable, labels: dict[str, Any], hierarchy: Hierarchy, uncalibrated: PredictionTable | None
+    table: PredictionTable,
+    labels: dict[str, Any],
+    hierarchy: Hierarchy,
+    calibration: Calibration | None,
+    uncalibrated: PredictionTable | None,
 ) -> dict[str, Any]:
     section: dict[str, Any] = {"n_bins": reliability.N_BINS, **_reliability(table, labels, hierarchy)}
-    if uncalibrated is not None:
+    if calibration is not None:
+        section |= {"method": calibration.method, "split": calibration.split, "pooled": list(calibration.pooled)}
+    if uncalibrated is not None and calibration is not None and calibration.method != "none":
         before = {name: _ece(*uncalibrated.column(name)) for name in hierarchy.names}
         section["before"] = _reliability(uncalibrated, before, hierarchy)
     return section

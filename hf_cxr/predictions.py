@@ -138,6 +138,8 @@ class PredictionTable:
         frame = _read_frame(path, form)
         film = form.id_column or ("id" if "id" in frame.columns else str(frame.columns[0]))
         raw = [str(c).removesuffix(form.prob_suffix) for c in frame.columns if str(c).endswith(form.prob_suffix)]
+        if not len(frame):
+            raise PredictionTableError(f"{path}: no rows below the header")
         truth, probability = [f"{n}{form.truth_suffix}" for n in raw], [f"{n}{form.prob_suffix}" for n in raw]
         missing = [c for c in (film, *truth) if c not in frame.columns]
         if missing or not raw:

@@ -71,6 +71,8 @@ class CXRTrainer(Trainer):
     ) -> None:
         self.hierarchy = Hierarchy.from_config(model.config)
         self.augmentation = augmentation or AugmentationConfig()
+        # Of the weights as they came, and fitted after training: neither holds for the weights that come.
+        model.config.calibration = model.config.operating_points = None
         if args.channels_last:
             model = model.to(memory_format=torch.channels_last)
         super().__init__(

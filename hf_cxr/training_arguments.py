@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from hf_cxr.calibration import AUTO, METHODS
 from hf_cxr.operating_points import Criterion
 from hf_cxr.sampling import SAMPLING
 
@@ -54,12 +55,17 @@ class CXRTrainingArguments(TrainingArguments):
         default="sensitivity:0.95",
         metadata={"help": "The gate's threshold on validation, e.g. sensitivity:0.95 or miss_rate:0.05@0.9."},
     )
+    calibration: str = field(
+        default=AUTO, metadata={"help": f"Fitted on validation after training: {AUTO}, {', '.join(METHODS)}."}
+    )
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLING:
             raise ValueError(f"sampling: got {self.sampling!r}, expected one of {', '.join(SAMPLING)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: got {self.ema_decay}, expected 0 (off) or a number below 1")
+        if self.calibration not in (AUTO, *METHODS):
+            raise ValueError(f"calibration: got {self.calibration!r}, expected {AUTO} or one of {', '.join(METHODS)}")
         Criterion.parse(self.gate_criterion)
         if self.logging_nan_inf_filter or self.remove_unused_columns:
             raise ValueError("logging_nan_inf_filter and remove_unused_columns must stay off (see the docstring)")

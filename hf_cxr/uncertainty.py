@@ -81,7 +81,7 @@ def mc_dropout(model: nn.Module, pixel_values: Tensor, n_passes: int = 30, seed:
         if not isinstance(model, CXRTwoStageForImageClassification):
             return from_hidden(model, before_dropout(model, pixel_values), n_passes, seed)
         gate_BD = before_dropout(model.gate, pixel_values)
-        passed_B = model.passed(model.gate.head.link(model.gate.head.trunk.score(gate_BD)))
+        passed_B = model.passed(model.gate.head.logits(model.gate.head.trunk.score(gate_BD)))
         found_KD = before_dropout(model.findings, pixel_values[passed_B]) if passed_B.any() else None
         return from_hidden_of_both(model, gate_BD, found_KD, passed_B, n_passes, seed)
 
@@ -170,7 +170,7 @@ def draw_masks(n_passes: int, width: int, dropout: float, random: torch.Generato
 def _sample(head: Any, hidden_BD: Tensor, n_passes: int, random: torch.Generator) -> Tensor:
     """Logits (T · B, L), pass by pass."""
     masks_TD = draw_masks(n_passes, hidden_BD.shape[1], head.trunk.dropout.p, random).to(hidden_BD)
-    return head.link(head.trunk.classifier((hidden_BD * masks_TD[:, None]).flatten(0, 1)))
+    return head.logits(head.trunk.classifier((hidden_BD * masks_TD[:, None]).flatten(0, 1)))
 
 
 def _summarise(logits_TBL: Tensor, seed: int, ran: Tensor | None = None) -> Uncertainty:

@@ -49,6 +49,8 @@ def main() -> None:
         operating_points=inputs.operating_points,
         composed_by_model=inputs.composed_by_model,
         provenance=inputs.provenance,
+        calibration=inputs.calibration,
+        uncalibrated=inputs.uncalibrated,
         n_resamples=settings.n_resamples,
         seed=settings.seed,
         second=inputs.second,

@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from hf_cxr import calibration
+from hf_cxr import calibration, projection
 from hf_cxr.calibration import Calibration, CalibrationError, fit
+from hf_cxr.consistency import consistency
+from tests.test_evaluation import make_table
 
 NAMES = ("often", "rare", "few")
 
@@ -83,6 +87,50 @@ def test_a_ranking_the_wrong_way_round_is_not_turned(films):
     a, b, _ = fit(NAMES, 1 - truth, said, "beta", "validation").coefficients["often"]
     assert a > 0
     assert b > 0
+
+
+def own(n_films, of_each=2):
+    """Patients of two films each."""
+    return np.arange(n_films) // of_each
+
+
+@pytest.mark.parametrize(
+    ("bend", "expected"),
+    [
+        (lambda score: score, "none"),
+        (lambda score: 2.5 * score, "temperature"),
+        (lambda score: score + np.array([2.0, -2.0, 0.0]), "platt"),
+        (lambda score: np.where(score > 0, 3 * score, 0.5 * score), "beta"),
+    ],
+)
+def test_the_simplest_method_that_does_is_chosen(films, bend, expected):
+    truth, true_probability, _ = films
+    said = expit(bend(logit(true_probability)))
+    assert calibration.choose_method(NAMES, truth, said, own(len(said))) == expected
+
+
+def test_with_a_handful_of_patients_nothing_is_fitted(films):
+    truth, _, said = films
+    assert calibration.choose_method(NAMES, truth, said, np.arange(len(said)) % 4) == "none"
+
+
+def test_few_films_do_not_buy_many_numbers(films):
+    """On 300 films of a model that is right, per-label regression fits noise, and is not chosen."""
+    truth, true_probability, _ = films
+    chosen = calibration.choose_method(NAMES, truth[:300], true_probability[:300], own(300))
+    assert chosen in ("none", "temperature")
+
+
+def test_a_table_keeps_its_order(nih):
+    table = make_table(nih)
+    table = replace(table, probability=projection.project(table.probability, nih))
+    fitted = calibration.fit_table(table, "platt", "validation")
+    alone = replace(table, probability=fitted.apply(table.names, table.probability))
+    after = calibration.calibrated(table, fitted, nih)
+    assert consistency(alone.probability, nih)["images_out_of_order"] > 0
+    assert consistency(after.probability, nih)["images_out_of_order"] == 0
+    for name in (n for n in nih.names if not nih.parents[n]):
+        np.testing.assert_array_equal(after.column(name)[1], alone.column(name)[1])
 
 
 def test_none_changes_nothing(films):

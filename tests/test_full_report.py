@@ -8,17 +8,17 @@ from scipy.special import expit, logit
 from sklearn.metrics import recall_score, roc_auc_score
 
 from hf_cxr import reliability
+from hf_cxr.calibration import Calibration
 from hf_cxr.evaluation import EvalReport, evaluate_table
 from hf_cxr.full_report import full_report
+from hf_cxr.hierarchy import load_taxonomy
 from hf_cxr.operating_points import choose_operating_points
 from hf_cxr.subgroups import SubgroupError, groups_of
 from tests.test_evaluation import make_table
 
 
 @pytest.fixture(scope="module")
-def made(request):
-    from hf_cxr.hierarchy import load_taxonomy
-
+def made():
     nih = load_taxonomy("nih")
     random = np.random.default_rng(5)
     table = make_table(nih, seed=2)
@@ -34,6 +34,7 @@ def made(request):
         "test",
         operating_points=points,
         n_resamples=200,
+        calibration=Calibration("platt", "validation", {}, pooled=("Hernia",)),
         uncalibrated=told_too_much,
         group_by=("sex", "age"),
     )
@@ -85,7 +86,9 @@ def test_the_patient_is_the_unit(made):
 def test_calibration_before_and_after(made):
     nih, table, _, report = made
     before = [reliability.ece(table.column(n)[0], expit(3 * logit(table.column(n)[1]))) for n in nih.findings]
-    assert report.calibration["before"]["mean_ece"] == pytest.approx(np.mean(before))
+    section = report.calibration
+    assert (section["method"], section["split"], section["pooled"]) == ("platt", "validation", ["Hernia"])
+    assert section["before"]["mean_ece"] == pytest.approx(np.mean(before))
     bins = report.calibration["bins"]["Mass"]
     assert sum(row["n"] for row in bins) == 400 - report.labels["Mass"]["n_unknown"]
     assert report.calibration["mean_ece"] == pytest.approx(

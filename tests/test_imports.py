@@ -26,18 +26,18 @@ ALLOWED = {
     "projection": {"hierarchy"},
     "predictions": set(),
     "thresholds": {"metrics"},
-    "calibration": {"metrics"},
+    "calibration": {"hierarchy", "metrics", "predictions"},
     "reliability": {"metrics"},
     "operating_points": {"gating", "hierarchy", "metrics", "predictions", "thresholds"},
     "evaluation": {"hierarchy", "metrics", "gating", "consistency", "operating_points", "predictions"},
     "subgroups": {"bootstrap", "evaluation", "hierarchy", "intervals", "predictions"},
     "full_report": {
-        "bootstrap", "consistency", "curves", "evaluation", "hierarchy", "intervals", "metrics", "operating_points",
-        "predictions", "projection", "reliability", "subgroups",
+        "bootstrap", "calibration", "consistency", "curves", "evaluation", "hierarchy", "intervals", "metrics",
+        "operating_points", "predictions", "projection", "reliability", "subgroups",
     },
     "report": {
-        "arguments", "bootstrap", "curves", "evaluation", "experiment", "figures", "films", "hierarchy", "metrics",
-        "models", "operating_points", "predictions", "projection", "runs",
+        "arguments", "bootstrap", "calibration", "curves", "evaluation", "experiment", "figures", "films", "hierarchy",
+        "metrics", "models", "operating_points", "predictions", "projection", "runs",
     },
     "evaluate_metrics": {"metrics", "reliability"},
     "summary": {"evaluation"},
@@ -48,7 +48,7 @@ ALLOWED = {
     "explain": {"models", "uncertainty"},
     "risk": {"metrics"},
     "localisation": set(),
-    "training_arguments": {"operating_points", "sampling"},
+    "training_arguments": {"calibration", "operating_points", "sampling"},
     "trainer": {
         "hierarchy", "models", "losses", "evaluation", "predictions",
         "augmentation", "averaging", "operating_points", "sampling", "training_arguments",
@@ -57,8 +57,8 @@ ALLOWED = {
     "runs": {"trainer"},
     "films": {"arguments", "data", "hierarchy", "labels", "models"},
     "experiment": {
-        "arguments", "evaluation", "figures", "films", "hierarchy", "inference", "labels", "losses",
-        "models", "operating_points", "predictions", "runs", "trainer",
+        "arguments", "calibration", "evaluation", "figures", "films", "full_report", "hierarchy", "inference", "labels",
+        "losses", "models", "operating_points", "predictions", "runs", "trainer",
     },
     "__init__": {"hierarchy", "models"},
 }  # fmt: skip

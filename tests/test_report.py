@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
 
 from hf_cxr.arguments import SettingsError
+from hf_cxr.calibration import calibrated, fit_table
 from hf_cxr.evaluation import EvalReport, EvaluationError
 from hf_cxr.full_report import full_report
 from hf_cxr.hierarchy import load_taxonomy
+from hf_cxr.operating_points import choose_operating_points
 from hf_cxr.predictions import PredictionTable, PredictionTableError
 from hf_cxr.report import ReportFolderError, write_report
 from hf_cxr.report.arguments import parse_report_settings
@@ -123,9 +126,34 @@ def test_thresholds_never_come_from_the_reported_patients(tables):
         gather(*parse_report_settings(words))
 
 
+def test_calibration_is_fitted_on_the_other_table(tables, tmp_path, nih):
+    """A table of log-odds three times too large: calibrated before thresholds are chosen, shown before and after."""
+    for name in ("a", "validation"):
+        table = PredictionTable.read(tables / f"{name}.csv")
+        replace(table, probability=expit(3 * logit(table.probability))).to_csv(tmp_path / f"{name}.csv")
+    done = evaluate(
+        "--predictions", tmp_path / "a.csv", "--validation", tmp_path / "validation.csv", "--taxonomy", "nih",
+        "--calibration", "temperature", "--output_dir", tmp_path / "report",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = EvalReport.from_json(tmp_path / "report" / "eval_report.json")
+    raw = full_report(PredictionTable.read(tmp_path / "a.csv"), nih, "test", n_resamples=100)
+    assert report.calibration["before"]["mean_ece"] == pytest.approx(raw.calibration["mean_ece"], abs=1e-12)
+    assert report.calibration["mean_ece"] < raw.calibration["mean_ece"]
+    assert report.aggregate["macro_auroc"] == pytest.approx(raw.aggregate["macro_auroc"], abs=1e-12)
+    fitted = fit_table(PredictionTable.read(tmp_path / "validation.csv"), "temperature", "validation")
+    validation = calibrated(PredictionTable.read(tmp_path / "validation.csv"), fitted, nih)
+    points = choose_operating_points(validation, nih, "validation")
+    assert report.operating_points["thresholds"] == points.thresholds
+    assert "Calibrated by temperature, fitted on validation" in (tmp_path / "report" / "report.md").read_text()
+    assert len(report.provenance["table"].split("sha256 ")[1]) == 64
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--predictions", "t.csv", "--calibration", "platt"], "nothing to fit on; give --validation"),
+        (["--predictions", "t.csv", "--calibration", "isotonic"], "expected one of none, temperature"),
         ([], "give one of the two"),
         (["--model", "m", "--predictions", "t.csv"], "give one of the two"),
         (["--predictions", "t.csv", "--validation", "t.csv"], "never chooses its own thresholds"),

@@ -13,6 +13,7 @@ import torch
 import yaml
 from transformers import AutoModelForImageClassification
 
+from hf_cxr.calibration import Calibration
 from hf_cxr.data.phantom import generate
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
@@ -125,6 +126,19 @@ def test_operating_points_come_from_validation_and_are_in_the_config(finished):
     assert report["gate"]["definition"] == config["gate"]["definition"] == "any_finding"
 
 
+def test_a_model_that_overstates_is_calibrated(words, tmp_path, monkeypatch):
+    """Positive weights make every finding too likely; the checkpoint's probabilities are mended, its ranking kept."""
+    train(monkeypatch, words(tmp_path / "run", balanced_pos_weight=True, learning_rate=1e-2, ema_decay=0.5))
+    report = EvalReport.from_json(tmp_path / "run" / "eval_report.json")
+    section = report.calibration
+    assert section["method"] in ("platt", "beta")
+    excess, before = (part["mean_ece"] - part["mean_ece_if_perfect"] for part in (section, section["before"]))
+    assert excess < 0.75 * before  # 85 films: most of either ECE is chance
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert model.config.calibration["method"] == section["method"]
+    check_run(tmp_path / "run", "--expect_consistent")
+
+
 def test_a_second_run_refuses_and_says_how(finished, words, monkeypatch):
     before = (finished / "eval_report.json").read_bytes()
     with pytest.raises(SystemExit, match="holds a finished run: --overwrite true replaces it"):
@@ -169,7 +183,8 @@ def test_unreadable_films_stop_before_training_or_are_counted(phantom, words, tm
 
 
 def test_r2s_two_stages(words, tmp_path, monkeypatch):
-    train(monkeypatch, words(tmp_path / "run", two_stage=True, link="conditional", report_to="tensorboard", **VIT))
+    settings = VIT | {"two_stage": True, "link": "conditional", "report_to": "tensorboard", "calibration": "platt"}
+    train(monkeypatch, words(tmp_path / "run", **settings))
     assert list((tmp_path / "run" / "stages" / "gate").rglob("events.out.tfevents.*"))
     report = EvalReport.from_json(tmp_path / "run" / "eval_report.json")
     assert 0 < report.gate["auroc"] < 1
@@ -177,7 +192,10 @@ def test_r2s_two_stages(words, tmp_path, monkeypatch):
     assert model.gate.config.label_names == ["Abnormal"]
     assert list(report.labels) == list(Hierarchy.from_config(model.config).names)
     assert set(report.provenance["training"]) == {"gate", "findings"}
-    assert model.config.gate_threshold == pytest.approx(report.gate["threshold"], abs=1e-6)
+    # The gate model decides by its own probability; the report, by the calibrated one: the same films.
+    threshold = np.array([[model.config.gate_threshold]])
+    calibrated = Calibration(**model.config.calibration).apply(("Abnormal",), threshold)
+    assert calibrated == pytest.approx(report.gate["threshold"], abs=1e-6)
     check_run(tmp_path / "run", "--expect_consistent")
 
 

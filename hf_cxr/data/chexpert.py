@@ -201,7 +201,7 @@ def _findings(table: Table, problems: ProblemLog) -> np.ndarray:
     problems.add(UNKNOWN_FINDING, table.path, [1] * len(unknown), details)
     columns = [parse_column(table, name, choice(CELL), "1, 0, -1 or blank", problems) for name in FINDINGS]
     values = np.stack(columns, axis=1)
-    values[np.equal(values, None)] = BLANK
+    values[pd.isna(values)] = BLANK
     return values.astype(np.int8)
 
 

@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
+from .calibrate import Calibrate
 from .configuration import CXRConfig, CXRDenseNetConfig, CXRTwoStageConfig, CXRViTConfig
 from .densenet import CXRDenseNetForImageClassification
 from .modeling import CXROutput, CXRPreTrainedModel
@@ -32,5 +33,6 @@ __all__ = [
     "CXRTwoStageForImageClassification",
     "CXRViTConfig",
     "CXRViTForImageClassification",
+    "Calibrate",
     "FilmError",
 ]

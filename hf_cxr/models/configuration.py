@@ -30,6 +30,8 @@ class CXRConfig(PretrainedConfig):
         image_mean, image_std: statistics of the input in [0, 1] by which it is normalised; None: each film's own.
         operating_points: `{label: threshold}` with `"split"` and `"criterion"` they come from, set after
             training; None before.
+        calibration: `hf_cxr.calibration.Calibration` as plain data, applied to the logits (`models.calibrate`); None:
+            the probabilities are as trained.
         id2label / label2id: as in transformers; `num_labels` follows from them and is never passed.
 
     Raises:
@@ -52,6 +54,7 @@ class CXRConfig(PretrainedConfig):
     image_mean: float | None = 0.5
     image_std: float | None = 0.25
     operating_points: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.head not in HEADS or self.link not in LINKS:
@@ -82,6 +85,8 @@ class CXRConfig(PretrainedConfig):
         named = {name for child, parents in self.parents.items() for name in (child, *parents)}
         if unknown := named - set(self.label_names):
             raise ValueError(f"parents names {sorted(unknown)}, which are no labels; labels are {self.label_names}")
+        if self.calibration and (missing := set(self.label_names) - set(self.calibration["coefficients"])):
+            raise ValueError(f"calibration has no coefficients for {sorted(missing)}; fit it again, or set it to None")
 
 
 class CXRDenseNetConfig(CXRConfig):

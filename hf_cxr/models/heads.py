@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .calibrate import Calibrate
 from .configuration import CXRConfig
 
 
@@ -156,7 +157,7 @@ def conditional_scores(prevalence: dict[str, float], parents: dict[str, list[str
 
 
 class CXRHead(nn.Module):
-    """Trunk and link of a config: backbone features → logits (B, L) of unconditional probabilities."""
+    """Trunk, link and calibration of a config: backbone features → logits (B, L) of unconditional probabilities."""
 
     def __init__(self, config: CXRConfig, channels: int) -> None:
         super().__init__()
@@ -167,12 +168,17 @@ class CXRHead(nn.Module):
             self.link: nn.Module = ConditionalLink([[names.index(p) for p in config.parents.get(n, [])] for n in names])
         else:
             self.link = FlatLink()
+        self.calibrate = Calibrate(config)
 
     @property
     def takes_map(self) -> bool:
         """Whether the trunk reads the feature map (B, C, H, W) or the pooled features (B, C)."""
         return bool(self.trunk.takes_map)
 
+    def logits(self, scores_BL: Tensor) -> Tensor:
+        """What follows the trunk: logits (B, L) from its scores."""
+        return self.calibrate(self.link(scores_BL))
+
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, L)."""
-        return self.link(self.trunk(features))
+        return self.logits(self.trunk(features))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .calibrate import Calibrate
 from .configuration import CXRConfig, CXRDenseNetConfig, CXRTwoStageConfig, CXRViTConfig
 from .densenet import CXRDenseNetForImageClassification
 from .heads import chain
@@ -40,6 +41,7 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
         self.order = [(gate_name, *finding_names).index(name) for name in config.label_names]
         skipped = torch.tensor([config.skipped_conditional[name] for name in finding_names])
         self.register_buffer("skipped_scores", torch.logit(skipped, eps=1e-4))
+        self.calibrate = Calibrate(config)
         self.post_init()
 
     @classmethod
@@ -124,7 +126,7 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
         return gate_B1[:, 0].double().sigmoid() >= self.config.gate_threshold
 
     def compose(self, gate_B1: Tensor, passed_B: Tensor, found_KL: Tensor | None) -> Tensor:
-        """Logits (B, L) of composed probabilities, in the config's order of labels.
+        """Logits (B, L) of composed and then calibrated probabilities, in the config's order of labels.
 
         Args:
             gate_B1: the gate's logits.
@@ -135,7 +137,7 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
         if found_KL is not None:
             scores_BL[passed_B] = found_KL
         log_p, log_q = chain(F.logsigmoid(gate_B1), F.logsigmoid(-gate_B1), scores_BL)
-        return torch.cat([gate_B1, log_p - log_q], dim=1)[:, self.order]
+        return self.calibrate(torch.cat([gate_B1, log_p - log_q], dim=1)[:, self.order])
 
 
 def _build(plain: dict[str, Any]) -> PreTrainedModel:

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from hf_cxr.arguments import DataArguments, LabelArguments, SettingsError, parse_groups
+from hf_cxr.calibration import AUTO
+from hf_cxr.calibration import METHODS as CALIBRATIONS
 from hf_cxr.operating_points import Criterion
 from hf_cxr.predictions import TableFormat
 from hf_cxr.projection import METHODS
@@ -38,6 +40,9 @@ class ReportArguments:
     gate_criterion: str | None = field(
         default=None, metadata={"help": "And the gate's, e.g. miss_rate:0.05@0.9; default sensitivity:0.95."}
     )
+    calibration: str = field(
+        default="none", metadata={"help": f"Fitted on --validation: {', '.join((*CALIBRATIONS, AUTO))}."}
+    )
     projection: str = field(default="up", metadata={"help": f"Shown beside, one of {', '.join(METHODS)}."})
     n_resamples: int = field(default=1000, metadata={"help": "Resamples of the bootstrap over patients."})
     seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
@@ -62,6 +67,12 @@ class ReportArguments:
             raise SettingsError(f"n_resamples: got {self.n_resamples}, expected at least 100 for a 95 % interval")
         if self.projection not in METHODS:
             raise SettingsError(f"projection: got {self.projection!r}, expected one of {', '.join(METHODS)}")
+        if self.calibration not in (*CALIBRATIONS, AUTO):
+            raise SettingsError(
+                f"calibration: got {self.calibration!r}, expected one of {', '.join((*CALIBRATIONS, AUTO))}"
+            )
+        if self.calibration != "none" and not self.validation:
+            raise SettingsError(f"calibration {self.calibration}: there is nothing to fit on; give --validation TABLE")
         for name in ("criterion", "gate_criterion"):
             if (text := getattr(self, name)) is not None:
                 Criterion.parse(text)

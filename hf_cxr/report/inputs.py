@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from transformers import AutoModelForImageClassification
 
 from hf_cxr.arguments import DataArguments, LabelArguments
+from hf_cxr.calibration import Calibration, calibrated, fit_table
 from hf_cxr.curves import Reader, read_readers
 from hf_cxr.evaluation import is_composed
-from hf_cxr.experiment import prediction_table
+from hf_cxr.experiment import calibrated_logits, prediction_table, uncalibrated_logits
 from hf_cxr.films import prepare_split
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.models import CXRImageProcessor
 from hf_cxr.operating_points import OperatingPoints, choose_operating_points
 from hf_cxr.predictions import METADATA, PredictionTable, PredictionTableError
 from hf_cxr.report.arguments import ReportArguments
+from hf_cxr.runs import SETTINGS_FILE, provenance
 
 
 @dataclass(frozen=True)
@@ -25,54 +30,87 @@ class Inputs:
     """Arguments of `full_report`, and where they come from."""
 
     table: PredictionTable
+    uncalibrated: PredictionTable
+    calibration: Calibration | None
     hierarchy: Hierarchy
     operating_points: OperatingPoints | None
     composed_by_model: bool
-    second: PredictionTable | None
-    group_by: tuple[str, ...]
     provenance: dict[str, Any]
-    readers: tuple[Reader, ...]
+    second: PredictionTable | None = None
+    group_by: tuple[str, ...] = ()
+    readers: tuple[Reader, ...] = ()
 
 
 def gather(settings: ReportArguments, data: DataArguments, labels: LabelArguments) -> Inputs:
-    """Run the model, or read the table; choose or look up operating points.
+    """Run the model, or read the table; calibrate; choose or look up operating points.
 
     Raises:
         Errors of the data set, the tables and the taxonomy: see `films`, `predictions`, `hierarchy`.
     """
-    points, composed = None, False
-    if settings.model:
-        model = AutoModelForImageClassification.from_pretrained(settings.model)
-        processor = CXRImageProcessor.from_pretrained(settings.model)
-        hierarchy = Hierarchy.from_config(model.config)
-        films = prepare_split(data, labels, processor, hierarchy, settings.split)
-        table = prediction_table(model, films, settings.split)
-        composed = is_composed(hierarchy, model.config.link)
-        if model.config.operating_points:
-            points = OperatingPoints(**model.config.operating_points)
-            if points.split == settings.split:  # a split never decides by thresholds of its own
-                points = None
-        provenance = {"source": Path(settings.model).name, **films.provenance}
-    else:
-        assert settings.predictions is not None
-        hierarchy = labels.hierarchy()
-        path = Path(settings.predictions)
-        table = PredictionTable.read(path, settings.table_format(), hierarchy.resolve)
-        provenance = {"source": path.name, "taxonomy": hierarchy.name}
+    inputs = _from_model(settings, data, labels) if settings.model else _from_table(settings, labels)
+    hierarchy, form = inputs.hierarchy, settings.table_format()
     if settings.validation:
-        other = PredictionTable.read(Path(settings.validation), settings.table_format(), hierarchy.resolve)
-        _check_apart(table, other)
+        validation = PredictionTable.read(Path(settings.validation), form, hierarchy.resolve)
+        _check_apart(inputs.table, validation)
+        if settings.calibration != "none":
+            fitted = fit_table(validation, settings.calibration, "validation")
+            validation = calibrated(validation, fitted, hierarchy)
+            inputs = replace(inputs, table=calibrated(inputs.table, fitted, hierarchy), calibration=fitted)
         chosen = {"criterion": settings.criterion, "gate_criterion": settings.gate_criterion}
         points = choose_operating_points(
-            other, hierarchy, "validation", **{name: text for name, text in chosen.items() if text is not None}
+            validation, hierarchy, "validation", **{name: text for name, text in chosen.items() if text is not None}
         )
-    second = None
+        inputs = replace(inputs, operating_points=points)
+        inputs.provenance["validation"] = _file(Path(settings.validation))
     if settings.compare:
-        second = PredictionTable.read(Path(settings.compare), settings.table_format(), hierarchy.resolve)
-        provenance["compared with"] = Path(settings.compare).name
+        path = Path(settings.compare)
+        inputs = replace(inputs, second=PredictionTable.read(path, form, hierarchy.resolve))
+        inputs.provenance["compared with"] = _file(path)
     readers = read_readers(Path(settings.readers), hierarchy.findings) if settings.readers else []
-    group_by = tuple(settings.group_by) or tuple(c for c in METADATA if c in table.metadata)
-    return Inputs(table, hierarchy, points, composed, second, group_by, provenance, tuple(readers))
+    group_by = tuple(settings.group_by) or tuple(c for c in METADATA if c in inputs.table.metadata)
+    return replace(inputs, readers=tuple(readers), group_by=group_by)
+
+
+def _from_model(settings: ReportArguments, data: DataArguments, labels: LabelArguments) -> Inputs:
+    folder = Path(str(settings.model))
+    model = AutoModelForImageClassification.from_pretrained(settings.model, dtype=torch.float32)
+    processor = CXRImageProcessor.from_pretrained(settings.model)
+    config, hierarchy = model.config, Hierarchy.from_config(model.config)
+    films = prepare_split(data, labels, processor, hierarchy, settings.split)
+    logits = uncalibrated_logits(model, films, settings.split)
+    points = OperatingPoints(**config.operating_points) if config.operating_points else None
+    run = folder / SETTINGS_FILE
+    trained = provenance(yaml.safe_load(run.read_text(encoding="utf-8"))) if run.is_file() else {}
+    return Inputs(
+        table=prediction_table(model, films, settings.split, calibrated_logits(model, logits)),
+        uncalibrated=prediction_table(model, films, settings.split, logits),
+        calibration=Calibration(**config.calibration) if config.calibration else None,
+        hierarchy=hierarchy,
+        # A split never decides by thresholds of its own.
+        operating_points=points if points and points.split != settings.split else None,
+        composed_by_model=is_composed(hierarchy, config.link),
+        provenance={"source": folder.name, **films.provenance, "trained": trained},
+    )
+
+
+def _from_table(settings: ReportArguments, labels: LabelArguments) -> Inputs:
+    hierarchy, path = labels.hierarchy(), Path(str(settings.predictions))
+    table = PredictionTable.read(path, settings.table_format(), hierarchy.resolve)
+    return Inputs(
+        table=table,
+        uncalibrated=table,
+        calibration=None,
+        hierarchy=hierarchy,
+        operating_points=None,
+        composed_by_model=False,
+        provenance={"source": path.name, "taxonomy": hierarchy.name, "table": _file(path)},
+    )
+
+
+def _file(path: Path) -> str:
+    """Name and content of a file, so that a figure can be traced to it; not its folder."""
+    with path.open("rb") as content:
+        return f"{path.name}, sha256 {hashlib.file_digest(content, 'sha256').hexdigest()}"
 
 
 def _check_apart(table: PredictionTable, validation: PredictionTable) -> None:

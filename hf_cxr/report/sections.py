@@ -208,10 +208,13 @@ def _calibration(report: EvalReport) -> Section:
     rows = [["as evaluated", *(number(part[k], 4) for k in keys)]]
     if "before" in part:
         rows.insert(0, ["before calibration", *(number(part["before"][k], 4) for k in keys)])
+    fitted = f"Calibrated by {part['method']}, fitted on {part['split']}. " if part.get("split") else ""
+    if part.get("pooled"):
+        fitted += f"Too few films of both classes there for numbers of their own: {', '.join(part['pooled'])}. "
     head = ["mean over findings", "ECE, equal width", "ECE, equal mass", "of exact probabilities"]
     text = [
-        f"{part['n_bins']} bins. The last column is what chance alone gives on this many films if every probability "
-        "were exact: an ECE near it cannot be told from perfect calibration."
+        f"{fitted}{part['n_bins']} bins. The last column is what chance alone gives on this many films if every "
+        "probability were exact: an ECE near it cannot be told from perfect calibration."
     ]
     return Section("Calibration", text, [Table(head, rows)])
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 
 from hf_cxr.data import chexpert, findings_matrix, nih
@@ -134,5 +135,5 @@ def test_the_findings_matrix_at_full_size(tmp_path):
     assert time.perf_counter() - start < 1
     assert names == chexpert.FINDINGS
     assert matrix.shape == (223_414, 14)
-    expected = np.where(np.equal(values[:4096], None), np.nan, values[:4096]).astype(np.float32)
+    expected = np.where(pd.isna(values[:4096]), np.nan, values[:4096]).astype(np.float32)
     np.testing.assert_array_equal(matrix[4096:8192], expected)

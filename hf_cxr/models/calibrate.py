@@ -1,0 +1,58 @@
+"""The calibration that a checkpoint carries, applied as the last step of its forward pass."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .configuration import CXRConfig
+
+
+class Calibrate(nn.Module):
+    """Logits → logits of calibrated probabilities, by `config.calibration`; as they are where that is None.
+
+        logit P' = a · ln P − b · ln(1 − P) + c   (see `hf_cxr.calibration`, which fits a, b, c for each label)
+
+    Nothing that was in order is put out of order: where a child was not above a parent, it is lowered to that
+    parent's calibrated logit. Computed in float32 under any autocast. The config is read at each call, so that a
+    calibration takes effect when it is set.
+
+    Args:
+        config: of the model. Its parents must be acyclic.
+    """
+
+    def __init__(self, config: CXRConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, logits_BL: Tensor) -> Tensor:
+        """Logits (B, L), columns in the config's order of labels."""
+        if self.config.calibration is None:
+            return logits_BL
+        names = self.config.label_names
+        with torch.autocast(logits_BL.device.type, enabled=False):
+            z = logits_BL.float()
+            a, b, c = z.new_tensor([self.config.calibration["coefficients"][name] for name in names]).T
+            both = torch.minimum(a, b)
+            # −ln(1 − P) = softplus(z) and ln P = z − softplus(z): a sum of rising terms, so that rounding cannot
+            # turn two films round; at a = b it is a·z + c to the last bit.
+            calibrated = both * z + (a - both) * F.logsigmoid(z) + (b - both) * F.softplus(z) + c
+            return self._keep_order(z, calibrated, names)
+
+    def _keep_order(self, before_BL: Tensor, after_BL: Tensor, names: list[str]) -> Tensor:
+        columns = list(after_BL.unbind(1))
+        settled: set[str] = set()
+
+        def settle(name: str) -> None:  # parents first
+            if name in settled:
+                return
+            child = names.index(name)
+            for above in self.config.parents.get(name, []):
+                settle(above)
+                parent = names.index(above)
+                lowered = torch.minimum(columns[child], columns[parent])
+                columns[child] = torch.where(before_BL[:, child] <= before_BL[:, parent], lowered, columns[child])
+            settled.add(name)
+
+        for name in names:
+            settle(name)
+        return torch.stack(columns, 1)
