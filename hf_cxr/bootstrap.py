@@ -10,7 +10,7 @@ Shapes: N films, P patients (or films, where there is no patient column), R resa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,6 @@ class Interval:
     n_undefined: int
     unit: str
     undefined: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: plain numbers, strings and nulls."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,8 @@ class Calibration:
         split: the split on which it was fitted.
         coefficients: `{label: (a, b, c)}`.
         pooled: labels with fewer than 20 positive or negative films in that split. They take the temperature of
-            all labels together, since their own few films would teach them noise.
+            all labels together, since their own few films would teach them noise, and no more than an offset c of
+            their own; none where one class is missing.
     """
 
     method: str
@@ -149,16 +150,15 @@ def fit(names: tuple[str, ...], truth_NL: Array, probability_NL: Array, method: 
     if method == "none":
         return Calibration(method, split, dict.fromkeys(names, (1.0, 1.0, 0.0)))
     slope = _temperature(truth_NL, probability_NL)
-    coefficients, pooled = {}, []
+    shared = Calibration(method, split, dict.fromkeys(names, (slope, slope, 0.0)))
+    if method == "temperature":
+        return shared
+    few = [i for i in range(len(names)) if _n_rarer(truth_NL[:, i]) < FEW_POSITIVES]
+    coefficients = dict(refit_offsets(shared, names, truth_NL, probability_NL).coefficients)
     for i, name in enumerate(names):
-        truth, probability = known(truth_NL[:, i], probability_NL[:, i])
-        enough = min((truth == 1).sum(), (truth == 0).sum()) >= FEW_POSITIVES
-        if method == "temperature" or not enough:
-            coefficients[name] = (slope, slope, 0.0)
-            pooled += [name] if method != "temperature" else []
-        else:
-            coefficients[name] = _regress(truth, probability, tied=method == "platt")
-    return Calibration(method, split, coefficients, tuple(pooled))
+        if i not in few:
+            coefficients[name] = _regress(*known(truth_NL[:, i], probability_NL[:, i]), tied=method == "platt")
+    return Calibration(method, split, coefficients, tuple(names[i] for i in few))
 
 
 def refit_offsets(
@@ -231,6 +231,11 @@ def _logs(probability: Array) -> tuple[Any, Any]:
 
 def _loss(truth: Array, score: Array) -> float:
     return float(np.mean(np.logaddexp(0, score) - truth * score))
+
+
+def _n_rarer(truth_N: Array) -> int:
+    """Films of the class that has fewer."""
+    return int(min((truth_N == 1).sum(), (truth_N == 0).sum()))
 
 
 def _temperature(truth_NL: Array, probability_NL: Array) -> float:

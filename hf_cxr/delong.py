@@ -9,8 +9,7 @@ Shapes: N films, m positive and n negative among those of known truth. NaN truth
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -41,10 +40,6 @@ class DeLong:
     n_negative: int
     undefined: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: plain numbers, strings and nulls."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class DeLongDifference:
@@ -64,10 +59,6 @@ class DeLongDifference:
     z: float | None
     p: float | None
     undefined: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: plain numbers, strings and nulls."""
-        return asdict(self)
 
 
 def delong(truth_N: Array, score_N: Array, level: float = 0.95) -> DeLong:

@@ -50,6 +50,7 @@ class EvalReport:
         calibration, subgroups, intervals, comparison: of a full report (`full_report`), else empty: mean ECE and
             reliability bins, before and after; `subgroups.subgroup_section`; how the intervals were made; paired
             differences to a second table.
+        uncertainty, localisation: of a report on a model (`report.doubt`, `inspection.localise`), else empty.
         provenance: seed, versions, data fingerprint, settings hash.
         schema_version: of this layout.
     """
@@ -67,6 +68,8 @@ class EvalReport:
     subgroups: dict[str, Any] = field(default_factory=dict)
     intervals: dict[str, Any] = field(default_factory=dict)
     comparison: dict[str, Any] = field(default_factory=dict)
+    uncertainty: dict[str, Any] = field(default_factory=dict)
+    localisation: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property

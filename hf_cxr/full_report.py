@@ -6,7 +6,7 @@ them. All intervals of a report come from the same resamples of patients.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import permutations
 from typing import Any
 
@@ -169,7 +169,7 @@ def _compare(
     subsets = {key: members for key, members in _subsets(hierarchy).items() if set(members) <= set(names)}
     compared = compare(names, first.truth, first.probability, second.probability[rows], resamples, subsets)
     shown = {k: v for k, v in compared.items() if k[0] in ("auroc", "macro_auroc", "weighted_auroc", "brier")}
-    return {"labels": list(names), "figures": {"/".join(filter(None, k)): v.to_dict() for k, v in shown.items()}}
+    return {"labels": list(names), "figures": {"/".join(filter(None, k)): asdict(v) for k, v in shown.items()}}
 
 
 def _label(

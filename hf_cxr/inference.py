@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,19 +47,27 @@ def predict_logits(
     state = state or PartialState()
     model = model.to(state.device).eval()
     extra: dict[str, Any] = {"run_all": True} if isinstance(model, CXRTwoStageForImageClassification) else {}
-    bounds = np.linspace(0, len(films), state.num_processes + 1).astype(int)
-    mine = range(bounds[state.process_index], bounds[state.process_index + 1])
-    parts = []
-    for start in tqdm(
-        range(mine.start, mine.stop, batch_size), desc=description, disable=not state.is_main_process, leave=False
-    ):
-        rows = list(range(start, min(start + batch_size, mine.stop)))
-        pixels = torch.stack([film["pixel_values"] for film in films.__getitems__(rows)]).to(state.device)
-        inputs = normalise(pixels, model.config.image_mean, model.config.image_std).to(model.dtype)
-        parts.append(model(inputs, **extra).logits.float().cpu().numpy())
+    parts = [
+        model(inputs, **extra).logits.float().cpu().numpy()
+        for _, _, inputs in batches(model, films, batch_size, state, description)
+    ]
     width = len(model.config.id2label)
     local = np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
     together = np.concatenate(gather_object([local]))
     if len(together) != len(films):
         raise RuntimeError(f"{len(together)} predictions for {len(films)} films over {state.num_processes} processes")
     return together
+
+
+def batches(
+    model: CXRPreTrainedModel, films: FilmBatches, batch_size: int, state: PartialState, description: str
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """This process's contiguous part of the films: their rows, uint8 (B, 1, S, S), and the model's inputs."""
+    bounds = np.linspace(0, len(films), state.num_processes + 1).astype(int)
+    mine = range(bounds[state.process_index], bounds[state.process_index + 1])
+    for start in tqdm(
+        range(mine.start, mine.stop, batch_size), desc=description, disable=not state.is_main_process, leave=False
+    ):
+        rows = list(range(start, min(start + batch_size, mine.stop)))
+        pixels = torch.stack([film["pixel_values"] for film in films.__getitems__(rows)]).to(state.device)
+        yield rows, pixels, normalise(pixels, model.config.image_mean, model.config.image_std).to(model.dtype)

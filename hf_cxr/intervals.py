@@ -11,7 +11,7 @@ label) pairs. NaN truth is unknown and left out.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,6 @@ class Comparison:
     interval: Interval
     p: float | None
     p_delong: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: plain numbers, strings and nulls."""
-        return asdict(self)
 
 
 def bootstrap_table(

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,6 @@ class LocalisationScore:
         n_without_map: films that show the finding but whose heatmap is NaN (a two-stage model's gate cleared them);
             not scored.
         pointing, iou, inside: see `pointing_hit`, `iou`, `share_inside`. area: mean share of the film in the mask.
-        tolerance: pixels. threshold: of `iou`.
         undefined: why the figures are None, else None.
     """
 
@@ -166,28 +165,68 @@ class LocalisationScore:
     iou: float | None
     inside: float | None
     area: float | None
-    tolerance: float
-    threshold: float
     undefined: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: plain numbers, strings and nulls."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class FilmScore:
+    """One film's heatmap of a finding that it shows: `pointing`, `iou`, `inside`, `area`, each in [0, 1].
+
+    `empty`: the map has no value above 0.
+    """
+
+    pointing: float
+    iou: float
+    inside: float
+    area: float
+    empty: bool
+
+
+def score_film(
+    heatmap_HW: Array, mask_HW: Mask, *, tolerance: float | None = None, threshold: float = 0.5
+) -> FilmScore | None:
+    """Score one heatmap; None where it is NaN throughout, since the model did not look.
+
+    Args:
+        heatmap_HW: at least 0. mask_HW: bool, where the finding is, at the heatmap's size.
+        tolerance: in pixels; None takes 15 / 500 of the longer side, about Zhang et al.'s 15 pixels on VOC films.
+        threshold: see `iou`.
+
+    Raises:
+        ValueError: shapes differ, the mask is not bool or empty, a value is negative or (not throughout) NaN.
+    """
+    if np.isnan(heatmap_HW).all():
+        return None
+    tolerance = _tolerance(mask_HW) if tolerance is None else tolerance
+    return FilmScore(
+        pointing_hit(heatmap_HW, mask_HW, tolerance),
+        iou(heatmap_HW, mask_HW, threshold),
+        share_inside(heatmap_HW, mask_HW),
+        float(mask_HW.mean()),
+        bool(np.max(heatmap_HW) <= 0),
+    )
+
+
+def mean_score(scores: Sequence[FilmScore | None]) -> LocalisationScore:
+    """Means over the films that show a finding, None among them where the model did not look."""
+    looked = [score for score in scores if score is not None]
+    reason = None
+    if not looked:
+        reason = "no heatmap of a film that shows the finding" if scores else "no film shows the finding"
+    pointing, overlap, inside, area = (
+        float(np.mean([getattr(score, name) for score in looked])) if looked else None
+        for name in ("pointing", "iou", "inside", "area")
+    )
+    n_empty = sum(score.empty for score in looked)
+    return LocalisationScore(len(looked), n_empty, len(scores) - len(looked), pointing, overlap, inside, area, reason)
 
 
 def score_localisation(
     heatmaps_NHW: Array, masks_NHW: Mask, *, tolerance: float | None = None, threshold: float = 0.5
 ) -> LocalisationScore:
-    """Score one finding's heatmaps.
+    """Score one finding's heatmaps; films whose mask has no true pixel do not show it and are left out.
 
-    Args:
-        heatmaps_NHW: at least 0; a film's map may be NaN throughout, where the model did not look.
-        masks_NHW: bool, where the finding is; films without any true pixel do not show it and are left out.
-        tolerance: in pixels; None takes 15 / 500 of the longer side, about Zhang et al.'s 15 pixels on VOC films.
-        threshold: see `iou`.
-
-    Raises:
-        ValueError: shapes differ, a mask is not bool, or a value is negative or (not throughout a film) NaN.
+    Args and errors as `score_film`, for N films.
     """
     heatmaps_NHW, masks_NHW = np.asarray(heatmaps_NHW), np.asarray(masks_NHW)
     if heatmaps_NHW.shape != masks_NHW.shape or heatmaps_NHW.ndim != 3:
@@ -195,21 +234,12 @@ def score_localisation(
             f"heatmaps {heatmaps_NHW.shape}, masks {masks_NHW.shape}; expected (N, H, W) alike: draw the boxes or "
             "scale the masks at the heatmaps' size"
         )
-    tolerance = 0.03 * max(masks_NHW.shape[1:]) if tolerance is None else tolerance
-    shown = masks_NHW.any((1, 2))
-    looked = shown & ~np.isnan(heatmaps_NHW).all((1, 2))
-    rows = [
-        (pointing_hit(heat, mask, tolerance), iou(heat, mask, threshold), share_inside(heat, mask), mask.mean())
-        for heat, mask in zip(heatmaps_NHW[looked], masks_NHW[looked], strict=True)
-    ]
-    reason = None
-    if not rows:
-        reason = "no film shows the finding" if not shown.any() else "no heatmap of a film that shows the finding"
-    pointing, overlap, inside, area = (float(v) for v in np.mean(rows, axis=0)) if rows else (None,) * 4
-    n_empty = int((heatmaps_NHW[looked].max((1, 2)) <= 0).sum()) if rows else 0
-    return LocalisationScore(
-        len(rows), n_empty, int((shown & ~looked).sum()), pointing, overlap, inside, area, tolerance, threshold, reason
-    )
+    pairs = zip(heatmaps_NHW, masks_NHW, strict=True)
+    return mean_score([score_film(h, m, tolerance=tolerance, threshold=threshold) for h, m in pairs if m.any()])
+
+
+def _tolerance(mask_HW: Mask) -> float:
+    return 0.03 * max(mask_HW.shape)
 
 
 def _check(heatmap_HW: Array, mask_HW: Mask) -> tuple[Array, Mask]:

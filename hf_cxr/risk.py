@@ -16,8 +16,7 @@ Shapes: N films, L labels. NaN truth is unknown and left out; undefined figures 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +83,6 @@ class LabelRisk:
     excess_aurc: float | None
     error_auroc: float | None
     undefined: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: plain numbers, strings and nulls."""
-        return asdict(self)
 
 
 def selective_risk(

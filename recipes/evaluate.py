@@ -17,16 +17,18 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_cxr.arguments import SettingsError
+from hf_cxr.calibration import CalibrationError
 from hf_cxr.curves import ReaderError
 from hf_cxr.data import DataProblems
 from hf_cxr.evaluation import EvaluationError
-from hf_cxr.full_report import full_report
 from hf_cxr.gating import SingleClassGateError
 from hf_cxr.hierarchy import HierarchyError
 from hf_cxr.labels import LabelError
+from hf_cxr.localisation import BoxError
 from hf_cxr.predictions import PredictionTableError
 from hf_cxr.report import ReportFolderError, write_report
 from hf_cxr.report.arguments import parse_report_settings
+from hf_cxr.report.build import build
 from hf_cxr.report.inputs import gather
 from hf_cxr.report.write import check_folder
 from hf_cxr.subgroups import SubgroupError
@@ -42,25 +44,17 @@ def main() -> None:
     inputs = gather(settings, data, labels)
     if not PartialState().is_main_process:
         return
-    report = full_report(
-        inputs.table,
-        inputs.hierarchy,
-        settings.split,
-        operating_points=inputs.operating_points,
-        composed_by_model=inputs.composed_by_model,
-        provenance=inputs.provenance,
-        calibration=inputs.calibration,
-        uncalibrated=inputs.uncalibrated,
-        n_resamples=settings.n_resamples,
-        seed=settings.seed,
-        second=inputs.second,
-        group_by=inputs.group_by,
-        projection=settings.projection,
-        readers=inputs.readers,
-    )
+    report = build(inputs, settings)
     title = settings.title or f"{inputs.provenance['source']}, {settings.split}"
     write_report(
-        folder, report, inputs.table, inputs.hierarchy, title, readers=inputs.readers, overwrite=settings.overwrite
+        folder,
+        report,
+        inputs.table,
+        inputs.hierarchy,
+        title,
+        readers=inputs.readers,
+        inspection=inputs.inspection,
+        overwrite=settings.overwrite,
     )
     print(f"\n{report_table(report)}\n")
     for name in ("report.html", "report.md", "eval_report.json", "figures"):
@@ -71,7 +65,8 @@ if __name__ == "__main__":
     try:
         main()
     except (
-        DataProblems, EvaluationError, FileNotFoundError, HierarchyError, LabelError, PredictionTableError, ReaderError,
-        ReportFolderError, SettingsError, SingleClassGateError, SubgroupError, ThresholdError,
+        BoxError, CalibrationError, DataProblems, EvaluationError, FileNotFoundError, HierarchyError, LabelError,
+        PredictionTableError, ReaderError, ReportFolderError, SettingsError, SingleClassGateError, SubgroupError,
+        ThresholdError,
     ) as error:  # fmt: skip
         sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")

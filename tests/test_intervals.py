@@ -154,7 +154,7 @@ def test_an_interval_is_the_percentiles_and_travels_as_json():
     ordered = sorted(figures.draws["auroc", "common"])
     assert ordered[8] <= interval.low <= ordered[11]
     assert ordered[188] <= interval.high <= ordered[191]
-    assert json.loads(json.dumps(interval.to_dict())) == {
+    assert json.loads(json.dumps(dataclasses.asdict(interval))) == {
         "low": interval.low, "high": interval.high, "level": 0.9, "n_resamples": 200, "n_undefined": 0,
         "unit": "patient", "undefined": None,
     }  # fmt: skip
@@ -280,7 +280,7 @@ def test_a_real_difference_is_found_and_p_is_never_zero():
     same = compare(NAMES, truth, good, good, resamples, SUBSETS)
     assert {(c.difference, c.p, c.interval.low, c.interval.high) for c in same.values()} == {(0.0, None, None, None)}
     assert {c.p_delong for c in same.values()} == {None}
-    assert json.loads(json.dumps(found["auroc", "rare"].to_dict()))["interval"]["unit"] == "patient"
+    assert json.loads(json.dumps(dataclasses.asdict(found["auroc", "rare"])))["interval"]["unit"] == "patient"
 
 
 def test_p_is_twice_the_smaller_tail():
@@ -363,8 +363,8 @@ def test_errors_say_what_was_received():
         Resamples.of(["a", "a", "b"], unit="image")
     with pytest.raises(ValueError, match="unit 'study'"):
         Resamples.of(patients, unit="study")
-    with pytest.raises(ValueError, match="1 distinct"):
-        Resamples.of(["a", "a"])
+    with pytest.raises(ValueError, match="0 distinct"):
+        Resamples.of([])
     with pytest.raises(ValueError, match=r"expected \(\d+, 3\)"):
         bootstrap_table(NAMES, truth, score[:, :2], resamples)
     with pytest.raises(ValueError, match=r"\['auc', 'pneumonia'\]"):

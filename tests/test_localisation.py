@@ -14,6 +14,7 @@ from hf_cxr.localisation import (
     iou,
     pointing_hit,
     read_nih_boxes,
+    score_film,
     score_localisation,
     share_inside,
 )
@@ -83,7 +84,13 @@ def test_score_is_the_mean_over_films_that_show_the_finding():
     assert score.inside == pytest.approx(np.mean([share_inside(maps[i], masks[i]) for i in (0, 1, 3)]))
     assert score.iou == pytest.approx(np.mean([iou(maps[i], masks[i]) for i in (0, 1, 3)]))
     assert score.area == pytest.approx(0.1)
-    assert score_localisation(maps, masks).tolerance == pytest.approx(0.6)
+
+
+def test_the_usual_tolerance_grows_with_the_film():
+    """15 pixels of 500: none of 20, one of 50."""
+    for size, hit in ((20, 0.0), (50, 1.0)):
+        assert score_film(spike(9, 7, size), square(size)).pointing == hit  # one row below the mask
+        assert score_film(spike(10, 7, size), square(size)).pointing == 0.0
 
 
 def test_undefined_scores_are_null_with_the_reason():

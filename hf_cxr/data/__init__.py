@@ -35,6 +35,7 @@ __all__ = [
     "findings_matrix",
     "load_splits",
     "patient_disjoint_split",
+    "phantom_folder",
 ]
 
 BUILDERS: dict[str, type[FilmBuilder]] = {
@@ -80,7 +81,7 @@ def load_splits(
         raise ValueError(f"{name} has no option {', '.join(unknown)}; known: {', '.join(known)}")
     asked = {key: options.pop(key) for key in list(options) if key in drawn}
     if name == "phantom":
-        data_dir = _phantom_folder(data_dir, asked)
+        data_dir = phantom_folder(data_dir, asked)
     if data_dir is None:
         raise ValueError(f"{name} needs data_dir, the folder with its tables and images; received None")
     builder = builder_class(data_dir=data_dir, cache_dir=cache_dir, **options)
@@ -100,8 +101,13 @@ def load_splits(
     return splits, provenance
 
 
-def _phantom_folder(data_dir: str | Path | None, asked: Mapping[str, Any]) -> Path:
-    """The folder of drawn films, drawn now if it has no table yet."""
+def phantom_folder(data_dir: str | Path | None, asked: Mapping[str, Any]) -> Path:
+    """The folder of the phantom's films, drawn now if it has no table yet.
+
+    Args:
+        data_dir: the folder; default: in `~/.cache/hf_cxr`, by what was asked for.
+        asked: some of `PHANTOM_OPTIONS`.
+    """
     choices = {**PHANTOM_OPTIONS, **asked}
     default = "phantom-{n_images}-{image_size}-{seed}".format(**choices)
     folder = Path.home() / ".cache" / "hf_cxr" / default if data_dir is None else Path(data_dir).expanduser()

@@ -33,6 +33,19 @@ class ReportArguments:
     group_by: list[str] = field(
         default_factory=list, metadata={"help": "Metadata columns whose groups are compared; default: sex, age, view."}
     )
+    dropout_passes: int = field(
+        default=30, metadata={"help": "Passes of Monte Carlo dropout with --model, 0: none; needs head_dropout."}
+    )
+    abstain_coverage: float | None = field(
+        default=None, metadata={"help": "Share of validation films that the abstain rule is to keep, e.g. 0.9."}
+    )
+    heatmap_films: int = field(
+        default=0, metadata={"help": "Films shown with heatmaps: the report then holds pictures of patients."}
+    )
+    boxes: str | None = field(
+        default=None,
+        metadata={"help": "Boxes in NIH's format that heatmaps are scored on; default: the data set's, if there are."},
+    )
     readers: str | None = field(default=None, metadata={"help": "CSV: reader, label, sensitivity, specificity."})
     criterion: str | None = field(
         default=None, metadata={"help": "How the labels' thresholds are chosen on --validation; default f1."}
@@ -62,6 +75,17 @@ class ReportArguments:
         if self.validation and self.predictions and Path(self.validation).resolve() == Path(self.predictions).resolve():
             raise SettingsError(
                 "validation and predictions are the same table: a split never chooses its own thresholds"
+            )
+        if self.predictions and (self.boxes or self.heatmap_films or self.abstain_coverage is not None):
+            raise SettingsError("boxes, heatmap_films and abstain_coverage need --model: a table has no heatmaps")
+        if self.dropout_passes == 1 or self.dropout_passes < 0 or self.heatmap_films < 0:
+            raise SettingsError(
+                f"dropout_passes {self.dropout_passes}, heatmap_films {self.heatmap_films}: expected 0, or passes of 2 "
+                "or more and films of 1 or more"
+            )
+        if self.abstain_coverage is not None and not (0 < self.abstain_coverage <= 1 and self.dropout_passes):
+            raise SettingsError(
+                f"abstain_coverage {self.abstain_coverage}: expected a share above 0, and dropout_passes above 0"
             )
         if self.n_resamples < 100:
             raise SettingsError(f"n_resamples: got {self.n_resamples}, expected at least 100 for a 95 % interval")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from transformers import AutoModelForImageClassification
@@ -16,18 +17,28 @@ from hf_cxr.calibration import Calibration, calibrated, fit_table
 from hf_cxr.curves import Reader, read_readers
 from hf_cxr.evaluation import is_composed
 from hf_cxr.experiment import calibrated_logits, prediction_table, uncalibrated_logits
-from hf_cxr.films import prepare_split
+from hf_cxr.films import Films, prepare_split
 from hf_cxr.hierarchy import Hierarchy
-from hf_cxr.models import CXRImageProcessor
+from hf_cxr.inspection import Inspection, inspect, localise
+from hf_cxr.localisation import LocalisationScore
+from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.operating_points import OperatingPoints, choose_operating_points
 from hf_cxr.predictions import METADATA, PredictionTable, PredictionTableError
 from hf_cxr.report.arguments import ReportArguments
+from hf_cxr.report.masks import find_masks
 from hf_cxr.runs import SETTINGS_FILE, provenance
+from hf_cxr.uncertainty import NoDropoutError, check_passes
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of `full_report`, and where they come from."""
+    """Arguments of `full_report` and where they come from; of a model, what it shows of itself besides.
+
+    Attributes:
+        inspection, validation_inspection: doubt and heatmaps on the reported films, and doubt on validation's.
+        no_doubt: why there is no doubt.
+        localised: heatmaps' scores (`inspection.localise`), and on what.
+    """
 
     table: PredictionTable
     uncalibrated: PredictionTable
@@ -39,6 +50,10 @@ class Inputs:
     second: PredictionTable | None = None
     group_by: tuple[str, ...] = ()
     readers: tuple[Reader, ...] = ()
+    inspection: Inspection | None = None
+    validation_inspection: Inspection | None = None
+    no_doubt: str | None = None
+    localised: tuple[dict[str, dict[str, LocalisationScore]], str] | None = None
 
 
 def gather(settings: ReportArguments, data: DataArguments, labels: LabelArguments) -> Inputs:
@@ -79,6 +94,13 @@ def _from_model(settings: ReportArguments, data: DataArguments, labels: LabelArg
     films = prepare_split(data, labels, processor, hierarchy, settings.split)
     logits = uncalibrated_logits(model, films, settings.split)
     points = OperatingPoints(**config.operating_points) if config.operating_points else None
+    inspection, no_doubt = _inspect(model, films, settings)
+    validation_inspection = None
+    if settings.abstain_coverage is not None and not no_doubt:
+        others = prepare_split(data, labels, processor, hierarchy, "validation")
+        validation_inspection = inspect(
+            model, others.dataset("validation"), n_passes=settings.dropout_passes, seed=settings.seed
+        )
     run = folder / SETTINGS_FILE
     trained = provenance(yaml.safe_load(run.read_text(encoding="utf-8"))) if run.is_file() else {}
     return Inputs(
@@ -90,7 +112,45 @@ def _from_model(settings: ReportArguments, data: DataArguments, labels: LabelArg
         operating_points=points if points and points.split != settings.split else None,
         composed_by_model=is_composed(hierarchy, config.link),
         provenance={"source": folder.name, **films.provenance, "trained": trained},
+        inspection=inspection,
+        validation_inspection=validation_inspection,
+        no_doubt=no_doubt,
+        localised=_localised(model, films, data, settings),
     )
+
+
+def _inspect(
+    model: CXRPreTrainedModel, films: Films, settings: ReportArguments
+) -> tuple[Inspection | None, str | None]:
+    """Doubt and heatmaps of the split in one pass, and why there is no doubt."""
+    no_doubt, passes = None, settings.dropout_passes or None
+    if passes is not None:
+        try:
+            check_passes(model, passes)
+        except NoDropoutError as error:
+            no_doubt, passes = str(error), None
+    shown = _shown(films, settings)
+    if passes is None and not shown:
+        return None, no_doubt
+    films_of_split = films.dataset(settings.split)
+    return inspect(model, films_of_split, n_passes=passes, seed=settings.seed, shown=shown), no_doubt
+
+
+def _shown(films: Films, settings: ReportArguments) -> set[int]:
+    """Films for the heatmap panels: drawn by the seed from those with a finding, not picked."""
+    encoded = films.labels[settings.split]
+    findings = [encoded.names.index(name) for name in films.hierarchy.findings]
+    rows = np.flatnonzero((encoded.values[:, findings] == 1).any(1))
+    n_shown = min(settings.heatmap_films, len(rows))
+    return set(np.random.default_rng(settings.seed).choice(rows, n_shown, replace=False).tolist())
+
+
+def _localised(
+    model: CXRPreTrainedModel, films: Films, data: DataArguments, settings: ReportArguments
+) -> tuple[dict[str, dict[str, LocalisationScore]], str] | None:
+    ids = list(films.decoded[settings.split]["id"])
+    found = find_masks(data, settings.boxes, ids, model.config.image_size)
+    return None if found is None else (localise(model, films.dataset(settings.split), found[0]), found[1])
 
 
 def _from_table(settings: ReportArguments, labels: LabelArguments) -> Inputs:

@@ -6,6 +6,7 @@ import base64
 import shutil
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from hf_cxr import figures
@@ -13,8 +14,11 @@ from hf_cxr.bootstrap import Resamples
 from hf_cxr.curves import Reader
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.inspection import Inspection
 from hf_cxr.predictions import PredictionTable
+from hf_cxr.report.doubt import PLAIN, decisions, doubts
 from hf_cxr.report.sections import sections
+from hf_cxr.risk import errors, risk_coverage
 from hf_cxr.runs import REPORT_FILE
 
 _N_BAND = 200
@@ -47,12 +51,14 @@ def write_report(
     title: str,
     *,
     readers: tuple[Reader, ...] = (),
+    inspection: Inspection | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write `eval_report.json`, `report.md`, `report.html` and `figures/*.png`; all appear at once, or nothing.
 
     Args:
         report: a full report of `table`. readers: drawn on the ROC curves.
+        inspection: of the same films; its doubt and heatmaps are drawn.
 
     Raises:
         ReportFolderError: see `check_folder`.
@@ -61,7 +67,10 @@ def write_report(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "figures").mkdir(parents=True)
-    captions = _draw(partial / "figures", report, table.in_order(hierarchy.names), hierarchy, title, readers)
+    table = table.in_order(hierarchy.names)
+    captions = _draw(partial / "figures", report, table, hierarchy, title, readers)
+    if inspection is not None:
+        captions |= _draw_looks(partial / "figures", report, table, hierarchy, title, inspection)
     pictures = {n: base64.b64encode((partial / "figures" / f"{n}.png").read_bytes()).decode() for n in captions}
     environment = Environment(
         loader=PackageLoader("hf_cxr.report"),
@@ -112,3 +121,48 @@ def _draw(
         captions["gate"] = "What a threshold of the gate clears, and what it misses"
         figures.gate_trade_off(report, table, folder / "gate.png", title)
     return captions
+
+
+def _draw_looks(
+    folder: Path, report: EvalReport, table: PredictionTable, hierarchy: Hierarchy, title: str, inspection: Inspection
+) -> dict[str, str]:
+    """Draw doubt, where anything was decided, and the heatmaps that were kept."""
+    captions = {}
+    decided, positive = decisions(table, report)
+    if inspection.doubt is not None and (shown := [n for n in hierarchy.findings if n in decided]):
+        by_measure = doubts(table, inspection)
+        curves = {}
+        for name in shown:
+            at = table.names.index(name)
+            wrong = errors(table.truth[:, at], positive[:, decided.index(name)])
+            orders = {
+                "dropout, entropy": by_measure["entropy"][:, at],
+                "dropout, mutual information": by_measure["mutual_information"][:, at],
+                "plain entropy": by_measure[PLAIN][:, at],
+                "best order": np.nan_to_num(wrong),
+            }
+            curves[name] = [figures.Curve(key, *risk_coverage(wrong, doubt)) for key, doubt in orders.items()]
+        captions["risk_coverage"] = "Share of wrong decisions among the films decided, the surest first"
+        figures.risk_coverage_grid(curves, folder / "risk_coverage.png", title)
+    if inspection.films:
+        panels = [_panel(row, table, hierarchy, inspection) for row in sorted(inspection.films)]
+        captions["heatmaps"] = "Films drawn at random from those with a finding; outline: half of a map's maximum"
+        figures.heatmap_panels(panels, folder / "heatmaps.png", title)
+    return captions
+
+
+def _panel(row: int, table: PredictionTable, hierarchy: Hierarchy, inspection: Inspection) -> figures.Panel:
+    """A film with its most probable finding and those that are true, at most three maps."""
+    truth = dict(zip(table.names, table.truth[row], strict=True))
+    probability = dict(zip(table.names, table.probability[row], strict=True))
+    true = [name for name in hierarchy.findings if truth[name] == 1]
+    likeliest = max(hierarchy.findings, key=lambda name: probability[name])
+    names = list(dict.fromkeys([likeliest, *sorted(true, key=lambda name: -probability[name])]))[:3]
+    heat = inspection.heatmaps[row]
+    maps = {
+        f"{name}, P = {probability[name]:.2f} ({'true' if truth[name] == 1 else 'not so'})": heat[
+            inspection.names.index(name)
+        ]
+        for name in names
+    }
+    return figures.Panel(inspection.films[row], "true: " + ",\n".join(true), maps)
