@@ -109,15 +109,11 @@ class RunFolder:
 
 
 def describe_run(settings: dict[str, Any], data: dict[str, Any], labels: dict[str, Any]) -> dict[str, Any]:
-    """All that `run.yaml` holds: settings, data provenance, label counts, versions, command.
-
-    The user's folders are left out of the hash, so that the same run elsewhere has the same one.
-    """
+    """All that `run.yaml` holds: settings, data provenance, label counts, versions, command."""
     plain = json.loads(json.dumps(settings, default=str))
-    hashed = {k: v for k, v in _flatten(plain).items() if not k.endswith(("_dir", *_FREE_ON_RESUME))}
     return {
         "settings": plain,
-        "settings_hash": hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16],
+        "settings_hash": settings_hash(settings),
         "data": data,
         "labels": labels,
         "seed": plain["training"]["seed"],
@@ -125,6 +121,14 @@ def describe_run(settings: dict[str, Any], data: dict[str, Any], labels: dict[st
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
         "command": " ".join(sys.argv),
     }
+
+
+def settings_hash(settings: dict[str, Any]) -> str:
+    """16 hex digits for the settings of a run; the user's folders are left out, so that the same run elsewhere has the
+    same ones."""
+    plain = json.loads(json.dumps(settings, default=str))
+    hashed = {k: v for k, v in _flatten(plain).items() if not k.endswith(("_dir", *_FREE_ON_RESUME))}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def provenance(run: dict[str, Any]) -> dict[str, Any]:

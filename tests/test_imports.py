@@ -62,6 +62,9 @@ ALLOWED = {
         "arguments", "calibration", "evaluation", "figures", "films", "full_report", "hierarchy", "inference", "labels",
         "losses", "models", "operating_points", "predictions", "runs", "trainer",
     },
+    "ablation": {
+        "arguments", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",
+    },
     "__init__": {"hierarchy", "models"},
 }  # fmt: skip
 

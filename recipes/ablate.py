@@ -1,0 +1,86 @@
+"""Train every arm of an ablation plan, compare them on the same films, and write a table and a figure.
+
+    python recipes/ablate.py recipes/configs/ablation_hbce.yaml --data_dir ../shared/data/nih128
+    python recipes/ablate.py PLAN.yaml --data_dir DIR --jobs 4 --accelerate_config recipes/accelerate/one_gpu.yaml
+
+`hf_cxr/ablation.py` says what a plan holds. Further options go to every run of `recipes/train.py` and win over the
+plan's settings. Started again, it goes on where it stopped: finished runs are kept, an interrupted one is resumed. The
+output folder gets `<arm>/s<seed>/` (whole runs), and at the end `ablation.json`, `ablation.md` and `ablation.png`.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from hf_cxr.ablation import AblationError, Plan, Run, check, markdown, summarise
+from hf_cxr.arguments import SettingsError
+from hf_cxr.evaluation import EvaluationError
+from hf_cxr.figures import ablation_differences
+from hf_cxr.predictions import PredictionTableError
+from hf_cxr.runs import SETTINGS_FILE
+
+TRAIN = Path(__file__).with_name("train.py")
+
+
+def main() -> None:
+    """Parse, check every arm, run what is not there, summarise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path, help="YAML file of the ablation")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/ablation"), help="folder of all runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--accelerate_config", type=Path, help="of each run; default: one process")
+    parser.add_argument("--n_resamples", type=int, default=1000, help="of the bootstrap over patients")
+    options, words = parser.parse_known_args()
+    plan = Plan.read(options.plan)
+    runs = plan.runs(options.output_dir, words)
+    check(runs)
+    waiting = [run for run in runs if not run.finished]
+    print(f"{len(plan.arms)} arms × {len(plan.seeds)} seeds: {len(runs)} runs, {len(runs) - len(waiting)} finished")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = pool.map(lambda run: train(run, options.accelerate_config, options.jobs), waiting)
+        for _ in tqdm(jobs, total=len(waiting), desc="runs"):
+            pass
+    summary = summarise(plan, runs, options.n_resamples)
+    text = markdown(summary)
+    folder = options.output_dir
+    (folder / "ablation.json").write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
+    (folder / "ablation.md").write_text(text, encoding="utf-8")
+    ablation_differences(summary, folder / "ablation.png", f"{options.plan.stem}, {summary['split']} split")
+    print(f"\n{text}")
+    for name in ("ablation.md", "ablation.json", "ablation.png"):
+        print(f"{name:14} {(folder / name).resolve()}")
+
+
+def train(run: Run, accelerate_config: Path | None, jobs: int) -> None:
+    """One run in a process of its own, its output in `<folder>.log`.
+
+    Raises:
+        AblationError: it failed; says where its log is.
+    """
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    launch = ["--config_file", str(accelerate_config)] if accelerate_config else ["--num_processes", "1"]
+    words = [*run.words, "--output_dir", str(run.folder), "--disable_tqdm", "true"]
+    if (run.folder / SETTINGS_FILE).is_file():
+        words += ["--resume", "true"]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    log = run.folder.with_name(f"{run.folder.name}.log")
+    with log.open("a", encoding="utf-8") as stream:
+        command = [sys.executable, "-m", "accelerate.commands.launch", *launch, str(TRAIN), *words]
+        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False)
+    if done.returncode:
+        last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        raise AblationError(f"arm {run.arm}, seed {run.seed} failed ({' '.join(last)}); its log: {log.resolve()}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (AblationError, EvaluationError, PredictionTableError, SettingsError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")
