@@ -65,7 +65,7 @@ def check_run(folder, *extra):
 def finished(words, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        train(patch, words(folder, ema_decay=0.9))
+        train(patch, words(folder, ema_decay=0.9, head_dropout=0.2))
     return folder
 
 
@@ -118,6 +118,31 @@ def test_best_metric_of_training_is_that_of_the_saved_model(finished):
     assert report.aggregate["macro_auroc"] == pytest.approx(best, abs=1e-6)
 
 
+def test_a_report_on_the_model_has_its_doubt_and_its_heatmaps(finished, tmp_path, monkeypatch):
+    words = ["--model", str(finished), "--output_dir", str(tmp_path / "report"), "--n_resamples", "100"]
+    looks = ["--abstain_coverage", "0.8", "--heatmap_films", "2", "--dropout_passes", "5"]
+    monkeypatch.setattr(sys, "argv", ["recipes/evaluate.py", *words, *looks])
+    runpy.run_path(str(REPO / "recipes" / "evaluate.py"), run_name="__main__")
+    report = EvalReport.from_json(tmp_path / "report" / "eval_report.json")
+    own = EvalReport.from_json(finished / "eval_report.json")
+    assert report.aggregate["macro_auroc"] == pytest.approx(own.aggregate["macro_auroc"], abs=1e-9)
+    assert report.calibration.get("method", "none") == own.calibration["method"]
+    assert report.provenance["trained"]["settings_hash"] == own.provenance["settings_hash"]
+    doubt = report.uncertainty
+    assert (doubt["n_passes"], doubt["coverage_wished"]) == (5, 0.8)
+    assert set(doubt["labels"]) == {n for n, row in report.labels.items() if row["threshold"] is not None}
+    assert doubt["labels"]["Abnormal"]["abstain"]["split"] == "validation"
+    assert report.localisation["source"] == "the phantom's masks"
+    scores = report.localisation["trained"]["Cardiomegaly"]
+    assert scores["n"] == report.labels["Cardiomegaly"]["n_positive"]
+    assert report.localisation["untrained"]["Cardiomegaly"]["n"] == 3 * scores["n"]
+    drawn = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
+    assert {"risk_coverage.png", "heatmaps.png"} <= drawn
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "## Doubt" in text
+    assert "## Heatmaps" in text
+
+
 def test_operating_points_come_from_validation_and_are_in_the_config(finished):
     report = json.loads((finished / "eval_report.json").read_text())
     config = json.loads((finished / "config.json").read_text())
@@ -157,11 +182,11 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(finished, words, tmp_pat
 
     monkeypatch.setattr(CXRTrainer, "_save_checkpoint", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(monkeypatch, words(tmp_path / "run", ema_decay=0.9))
+        train(monkeypatch, words(tmp_path / "run", ema_decay=0.9, head_dropout=0.2))
     monkeypatch.setattr(CXRTrainer, "_save_checkpoint", save)
     with pytest.raises(SystemExit, match="an unfinished run"):
-        train(monkeypatch, words(tmp_path / "run", ema_decay=0.9))
-    train(monkeypatch, words(tmp_path / "run", "--resume", "true", ema_decay=0.9))
+        train(monkeypatch, words(tmp_path / "run", ema_decay=0.9, head_dropout=0.2))
+    train(monkeypatch, words(tmp_path / "run", "--resume", "true", ema_decay=0.9, head_dropout=0.2))
     for name in ("predictions_test.csv", "predictions_validation.csv"):
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
 

@@ -1,0 +1,144 @@
+"""Ablation plans: arms and errors before any run, resuming, and figures paired on the same films."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from hf_cxr.ablation import AblationError, Plan, check, markdown, summarise
+from hf_cxr.arguments import SettingsError
+from hf_cxr.data.phantom import generate
+from hf_cxr.predictions import PredictionTable
+from tests.conftest import REPO
+from tests.test_train_recipe import TINY
+
+GRIDS = [{"loss": ["bce"], "link": ["flat", "conditional"]}, {"loss": ["hbce_soft"], "penalty_scale": [0.5, 1.0]}]
+
+
+def write_plan(folder, **changes):
+    (folder / "base.yaml").write_text(yaml.safe_dump(TINY | {"num_train_epochs": 1, "link": "flat"}))
+    plan = {
+        "base": "base.yaml",
+        "grids": GRIDS,
+        "reference": {"loss": "bce", "link": "flat"},
+        "seeds": [0, 1],
+    } | changes
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    return folder / "plan.yaml"
+
+
+def test_arms_are_the_combinations_of_each_grid(tmp_path):
+    plan = Plan.read(write_plan(tmp_path))
+    assert list(plan.arms) == [
+        "link=flat+loss=bce", "link=conditional+loss=bce", "loss=hbce_soft+penalty_scale=0.5",
+        "loss=hbce_soft+penalty_scale=1.0",
+    ]  # fmt: skip
+    runs = plan.runs(tmp_path / "out", ["--learning_rate", "0.5"])
+    assert len({run.folder for run in runs}) == 8
+    assert [run.seed for run in runs] == [0] * 4 + [1] * 4
+    settings = runs[-1].settings()
+    assert (settings.loss.loss, settings.loss.penalty_scale) == ("hbce_soft", 1.0)
+    assert (settings.training.seed, settings.training.learning_rate) == (1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": {"loss": "bce"}}, r"fits \['link=flat\+loss=bce', 'link=conditional"),
+        ({"reference": {"loss": "focal"}}, "fits no arm"),
+        ({"grid": []}, "expected the keys base"),
+    ],
+)
+def test_a_bad_plan_is_refused(tmp_path, changes, message):
+    with pytest.raises(AblationError, match=message):
+        Plan.read(write_plan(tmp_path, **changes))
+    with pytest.raises(AblationError, match="does not exist"):
+        Plan.read(tmp_path / "other.yaml")
+
+
+def test_every_arm_is_checked_before_any_is_run(tmp_path):
+    plan = Plan.read(write_plan(tmp_path, grids=[{"loss": ["bce", "focal"], "link": ["flat"]}]))
+    with pytest.raises(SettingsError, match=r"arm link=flat\+loss=focal: loss: got 'focal'"):
+        check(plan.runs(tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ablation")
+    data = generate(folder / "phantom", n_images=400, image_size=64, progress=False)
+    plan = write_plan(folder, grids=[{"loss": ["bce"], "link": ["flat", "conditional"]}])
+
+    def ablate(*words):
+        return subprocess.run(
+            [sys.executable, REPO / "recipes" / "ablate.py", plan, "--output_dir", folder / "out", "--data_dir", data,
+             "--cache_dir", folder / "cache", "--jobs", "2", "--n_resamples", "200", *words],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    first = ablate()
+    assert first.returncode == 0, first.stderr
+    return folder, ablate, first
+
+
+def test_figures_are_means_over_seeds_of_the_same_films(done):
+    folder, _, first = done
+    summary = json.loads((folder / "out" / "ablation.json").read_text())
+    assert summary["reference"] == "link=flat+loss=bce"
+    values = {}
+    for arm in summary["arms"]:
+        tables = [PredictionTable.read(folder / "out" / arm / f"s{s}" / "predictions_test.csv") for s in (0, 1)]
+        values[arm] = [np.mean([roc_auc_score(*t.column(n)) for n in summary["findings"]]) for t in tables]
+        row = summary["arms"][arm]["macro_auroc"]
+        assert row["mean"] == pytest.approx(np.mean(values[arm]), abs=1e-9)
+        assert row["spread"] == pytest.approx(np.std(values[arm], ddof=1), abs=1e-9)
+        assert row["ci"][0] < row["mean"] < row["ci"][1]
+    conditional = summary["arms"]["link=conditional+loss=bce"]
+    gap = np.mean(values["link=conditional+loss=bce"]) - np.mean(values["link=flat+loss=bce"])
+    assert conditional["macro_auroc"]["difference"] == pytest.approx(gap, abs=1e-9)
+    low, high = conditional["macro_auroc"]["difference_ci"]
+    assert low < gap < high
+    assert conditional["share_out_of_order"] == 0
+    assert summary["arms"][summary["reference"]]["macro_auroc"]["difference"] == 0
+    text = (folder / "out" / "ablation.md").read_text()
+    assert text.strip() in first.stdout
+    assert f"{conditional['macro_auroc']['mean']:.4f}" in text
+    assert (folder / "out" / "ablation.png").stat().st_size > 10_000
+
+
+def test_it_goes_on_where_it_stopped(done):
+    folder, ablate, _ = done
+    kept, lost = folder / "out" / "link=flat+loss=bce" / "s0", folder / "out" / "link=flat+loss=bce" / "s1"
+    before = (kept / "model.safetensors").stat().st_mtime_ns
+    predictions = (lost / "predictions_test.csv").read_bytes()
+    (lost / "eval_report.json").unlink()  # as if killed before the end
+    again = ablate()
+    assert again.returncode == 0, again.stderr
+    assert "4 runs, 3 finished" in again.stdout
+    assert (kept / "model.safetensors").stat().st_mtime_ns == before
+    assert (lost / "predictions_test.csv").read_bytes() == predictions
+
+
+def test_runs_with_other_settings_are_not_taken_for_the_plans(done):
+    _, ablate, _ = done
+    refused = ablate("--learning_rate", "0.01")
+    assert refused.returncode == 1
+    assert "holds a run with other settings than the plan's" in refused.stderr
+
+
+def test_runs_on_other_films_are_not_compared(done, tmp_path):
+    folder, _, _ = done
+    plan = Plan.read(folder / "plan.yaml")
+    runs = plan.runs(folder / "out")
+    table = folder / "out" / "link=conditional+loss=bce" / "s1" / "predictions_test.csv"
+    whole = table.read_text()
+    try:
+        table.write_text("\n".join(whole.splitlines()[:-1]) + "\n")
+        with pytest.raises(AblationError, match="other films than"):
+            summarise(plan, runs, 100)
+    finally:
+        table.write_text(whole)
+    assert "reference" in markdown(summarise(plan, runs, 100))
