@@ -43,7 +43,7 @@ class EvalReport:
             `weighted_auroc_all` (by positive films), `micro_auroc`, `macro_average_precision`, `n_labels_averaged`,
             and `macro_auroc_<subset>`; with `_ci` in a full report, as in `gate`.
         gate: `gating.gate_figures`, definition, origin of the threshold, `gated` (macro AUROC of the composed
-            probabilities) and `lost`, per finding.
+            probabilities) and `lost`, per finding; of a report on a model `compute` (`compute.gate_savings`).
         hierarchy: `consistency.consistency`, of the flat and of the composed probabilities; in a full report also
             `projected`, with its method and aggregate figures.
         operating_points: see `OperatingPoints`.

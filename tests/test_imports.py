@@ -36,10 +36,11 @@ ALLOWED = {
         "operating_points", "predictions", "projection", "reliability", "subgroups",
     },
     "report": {
-        "arguments", "bootstrap", "calibration", "curves", "data", "evaluation", "experiment", "figures", "films",
-        "full_report", "hierarchy", "inspection", "localisation", "metrics", "models", "operating_points",
+        "arguments", "bootstrap", "calibration", "compute", "curves", "data", "evaluation", "experiment", "figures",
+        "films", "full_report", "hierarchy", "inspection", "localisation", "metrics", "models", "operating_points",
         "predictions", "projection", "risk", "runs", "uncertainty",
     },
+    "compute": {"models"},
     "inspection": {"explain", "inference", "localisation", "models"},
     "evaluate_metrics": {"metrics", "reliability"},
     "summary": {"evaluation"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
+from hf_cxr.compute import gate_savings
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.full_report import full_report
 from hf_cxr.report.arguments import ReportArguments
@@ -30,7 +31,18 @@ def build(inputs: Inputs, settings: ReportArguments) -> EvalReport:
         projection=settings.projection,
         readers=inputs.readers,
     )
-    return replace(report, uncertainty=_uncertainty(inputs, report, settings), localisation=_localisation(inputs))
+    return replace(
+        report,
+        gate=_gate(inputs, report),
+        uncertainty=_uncertainty(inputs, report, settings),
+        localisation=_localisation(inputs),
+    )
+
+
+def _gate(inputs: Inputs, report: EvalReport) -> dict[str, Any] | None:
+    if report.gate is None or inputs.model is None or "skip_rate" not in report.gate:
+        return report.gate
+    return report.gate | {"compute": gate_savings(inputs.model, report.gate["skip_rate"])}
 
 
 def _uncertainty(inputs: Inputs, report: EvalReport, settings: ReportArguments) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Inputs:
     """Arguments of `full_report` and where they come from; of a model, what it shows of itself besides.
 
     Attributes:
+        model: None of a table.
         inspection, validation_inspection: doubt and heatmaps on the reported films, and doubt on validation's.
         no_doubt: why there is no doubt.
         localised: heatmaps' scores (`inspection.localise`), and on what.
@@ -50,6 +51,7 @@ class Inputs:
     second: PredictionTable | None = None
     group_by: tuple[str, ...] = ()
     readers: tuple[Reader, ...] = ()
+    model: CXRPreTrainedModel | None = None
     inspection: Inspection | None = None
     validation_inspection: Inspection | None = None
     no_doubt: str | None = None
@@ -112,6 +114,7 @@ def _from_model(settings: ReportArguments, data: DataArguments, labels: LabelArg
         operating_points=points if points and points.split != settings.split else None,
         composed_by_model=is_composed(hierarchy, config.link),
         provenance={"source": folder.name, **films.provenance, "trained": trained},
+        model=model,
         inspection=inspection,
         validation_inspection=validation_inspection,
         no_doubt=no_doubt,

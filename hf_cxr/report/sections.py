@@ -173,6 +173,8 @@ def _gate(report: EvalReport) -> Section | None:
         f"It clears {gate['n_cleared']:,} films, {with_interval(gate, 'skip_rate')} of all; for these a second stage "
         "need not run. Every finding on a cleared film is lost:",
     ]
+    if compute := gate.get("compute"):
+        text.insert(-1, _compute(compute))
     rows = []
     for name, row in gate["lost"].items():
         rows.append(
@@ -186,6 +188,15 @@ def _gate(report: EvalReport) -> Section | None:
         )
     head = ["finding", "true cases cleared", "share lost", "sensitivity, flat", "sensitivity, end to end"]
     return Section("Gate", text, [side, Table(head, rows, "What the gate loses")])
+
+
+def _compute(compute: dict[str, Any]) -> str:
+    if compute["flops_gate"] == compute["flops"]:
+        return f"One model gives all labels ({compute['flops'] / 1e9:.2f} GFLOP a film): gating saves no compute."
+    return (
+        f"A cleared film takes {compute['flops_gate'] / 1e9:.2f} GFLOP, any other {compute['flops'] / 1e9:.2f}: "
+        f"gating saves {compute['share_saved']:.1%} of the compute."
+    )
 
 
 def _consistency(report: EvalReport) -> Section:
