@@ -35,7 +35,7 @@ class Panel:
 
 def risk_coverage_grid(curves: Mapping[str, Sequence[Curve]], path: Path, title: str) -> None:
     """Risk among the films that are decided, the surest first, one small picture a label."""
-    with drawing(path, 9.5, 2.2 * -(-len(curves) // 5) + 0.7, title) as figure:
+    with drawing(path, 11.0, 2.2 * -(-len(curves) // 5) + 0.5, title) as figure:
         for axes, (label, drawn) in zip(grid(figure, len(curves), 5), curves.items(), strict=True):
             for curve, style in zip(drawn, _STYLES, strict=False):
                 axes.plot(curve.coverage, curve.risk, style, linewidth=1.2, label=curve.name)
@@ -46,7 +46,7 @@ def risk_coverage_grid(curves: Mapping[str, Sequence[Curve]], path: Path, title:
         figure.supxlabel("share of films decided, least doubt first", fontsize=8)
         figure.supylabel("share of them wrong", fontsize=8)
         handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower right", ncols=4, frameon=False, fontsize=7)
+        figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=7)
 
 
 def heatmap_panels(panels: Sequence[Panel], path: Path, title: str) -> None:

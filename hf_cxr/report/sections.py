@@ -241,10 +241,10 @@ def _doubt(report: EvalReport) -> Section | None:
     if "undefined" in part:
         return Section("Doubt", [f"Not measured: {part['undefined']}."])
     names = {
-        "entropy": "entropy",
+        "entropy": "entropy with dropout",
         "mutual_information": "mutual information",
         "deviation": "deviation",
-        "plain_entropy": "without dropout",
+        "plain_entropy": "plain entropy",
     }
     rows, better = [], 0
     scored = [name for name, row in part["labels"].items() if not row["undefined"]]
@@ -254,11 +254,11 @@ def _doubt(report: EvalReport) -> Section | None:
         better += name in scored and of["entropy"]["aurc"] < of["plain_entropy"]["aurc"]
         areas = [number(value, 4) for value in (of["entropy"]["aurc"], of["plain_entropy"]["aurc"], row["best_aurc"])]
         rows.append([name, f"{row['n_errors']:,} / {row['n']:,}", *areas, *cells])
-    ranked_by = [f"errors by {name}" for name in names.values()]
-    head = ["label", "wrong / films", "AURC", "AURC without dropout", "best AURC", *ranked_by]
+    ranked_by = [f"errors: {name}" for name in names.values()]
+    head = ["label", "wrong / films", "AURC, dropout", "AURC, plain", "AURC, best", *ranked_by]
     text = [
         f"Monte Carlo dropout, {part['n_passes']} passes. AURC: mean share of wrong decisions over all shares of films "
-        "decided, the surest first; less is better. “Errors by”: AUROC of the doubt for “this decision is wrong”; 0.5 "
+        "decided, the surest first; less is better. “Errors”: AUROC of the doubt for “this decision is wrong”; 0.5 "
         "knows nothing, below 0.5 points the wrong way.",
         f"The entropy with dropout has the lower AURC on {better} of {len(scored)} labels than that of the plain "
         "probability, which costs nothing.",
