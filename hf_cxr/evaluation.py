@@ -37,8 +37,8 @@ class EvalReport:
         labels: `{label: {n_positive, n_negative, n_unknown, prevalence, auroc, average_precision, brier, threshold,
             tp, fn, fp, tn, sensitivity, specificity, ppv, npv, f1, few_positives, undefined}}`; `undefined` is
             `{figure: why it is null}`. A full report adds ece, ece_mass, ece_if_perfect (`reliability`),
-            calibration_slope, calibration_intercept, `<figure>_ci` = [low, high] and, where there are human readers,
-            readers = {n, covered}.
+            calibration_slope, calibration_intercept, auroc_ci_delong (films as independent), `<figure>_ci` =
+            [low, high] and, where there are human readers, readers = {n, covered}.
         aggregate: `macro_auroc` (findings and devices), `macro_auroc_all` (every node), `weighted_auroc` and
             `weighted_auroc_all` (by positive films), `micro_auroc`, `macro_average_precision`, `n_labels_averaged`,
             and `macro_auroc_<subset>`; with `_ci` in a full report, as in `gate`.

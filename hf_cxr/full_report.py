@@ -17,6 +17,7 @@ from hf_cxr.bootstrap import Bootstrap, Figure, Resamples, bootstrap_ratios, dec
 from hf_cxr.calibration import Calibration
 from hf_cxr.consistency import consistency
 from hf_cxr.curves import Reader, readers_covered
+from hf_cxr.delong import delong
 from hf_cxr.evaluation import EvalReport, EvaluationError, aggregate_figures, evaluate_table
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.intervals import bootstrap_table, compare
@@ -178,12 +179,15 @@ def _label(
     truth, probability = table.column(name)
     slope, intercept = reliability.slope_and_intercept(truth, probability)
     row: dict[str, Any] = _ece(truth, probability) | {"calibration_slope": slope, "calibration_intercept": intercept}
+    alone = delong(truth, probability, LEVEL)
+    row["auroc_ci_delong"] = None if alone.low is None else [alone.low, alone.high]
     missing = metrics.why_undefined(truth)
     own = [reader for reader in readers if reader.label == name]
     if own and not missing:
         row["readers"] = {"n": len(own), "covered": readers_covered(truth, probability, own)}
-    # Only the slope can be undefined with both classes there.
-    reasons = {key: missing or "all probabilities are equal" for key, value in row.items() if value is None}
+    # With both classes there, only two can be undefined.
+    reasons = {"auroc_ci_delong": alone.undefined, "calibration_slope": "all probabilities are equal"}
+    reasons = {key: missing or reasons[key] for key, value in row.items() if value is None}
     row["undefined"] = plain["undefined"] | reasons
     return row | with_ci(row, drawn, {figure: (figure, name) for figure in (*_RANKINGS, *_DECISIONS)})
 

@@ -32,8 +32,8 @@ ALLOWED = {
     "evaluation": {"hierarchy", "metrics", "gating", "consistency", "operating_points", "predictions"},
     "subgroups": {"bootstrap", "evaluation", "hierarchy", "intervals", "predictions"},
     "full_report": {
-        "bootstrap", "calibration", "consistency", "curves", "evaluation", "hierarchy", "intervals", "metrics",
-        "operating_points", "predictions", "projection", "reliability", "subgroups",
+        "bootstrap", "calibration", "consistency", "curves", "delong", "evaluation", "hierarchy", "intervals",
+        "metrics", "operating_points", "predictions", "projection", "reliability", "subgroups",
     },
     "report": {
         "arguments", "bootstrap", "calibration", "compute", "curves", "data", "evaluation", "experiment", "figures",

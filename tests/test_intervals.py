@@ -1,4 +1,4 @@
-"""Bootstrap and DeLong against scikit-learn with weights, slow loops, closed forms and simulation."""
+"""The bootstrap of rankings against scikit-learn with weights, and by simulation."""
 
 import dataclasses
 import json
@@ -9,28 +9,9 @@ from scipy.stats import kstest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from hf_cxr import intervals, metrics
-from hf_cxr.bootstrap import Resamples, bootstrap_ratios, decision_parts
-from hf_cxr.delong import delong, delong_difference
+from hf_cxr.bootstrap import Resamples
 from hf_cxr.intervals import bootstrap_table, compare
-
-NAMES = ("common", "tied", "rare")
-SUBSETS = {"all": NAMES, "two": ("rare", "common")}
-
-
-def make_films(seed=0, n_patients=60, decimals=2):
-    """Patients (N,), truth with unknowns and probabilities with ties (N, 3); patients of 1 to 6 films, shuffled."""
-    random = np.random.default_rng(seed)
-    patients = random.permutation(np.repeat(np.arange(n_patients), random.integers(1, 7, n_patients)))
-    leaning = random.normal(size=(n_patients, 3))[patients]
-    truth = (leaning + random.normal(size=leaning.shape) > [0, 0.5, 1.6]).astype(float)
-    score = 1 / (1 + np.exp(-(random.normal(size=truth.shape) + truth + 0.5 * leaning)))
-    truth[random.random(truth.shape) < 0.1] = np.nan
-    return patients.astype(str), truth, np.round(score, decimals)
-
-
-def film_counts(resamples):
-    """(R, N) how often each film is in each resample."""
-    return np.concatenate([block.T for block in resamples.counts()])[:, resamples.patient_N]
+from tests.interval_films import NAMES, SUBSETS, film_counts, make_films
 
 
 def sklearn_figures(truth, score, weight):
@@ -92,43 +73,6 @@ def test_points_are_those_of_the_report():
     assert figures.point["micro_auroc", "all"] == pytest.approx(metrics.micro_auroc(truth, score), abs=1e-12)
 
 
-def test_resamples_draw_patients_with_replacement_and_all_their_films():
-    patients, *_ = make_films()
-    resamples = Resamples.of(patients, 300)
-    counts = np.concatenate([block.T for block in resamples.counts()])
-    n_patients = len(set(patients))
-    assert counts.shape == (300, n_patients)
-    assert (counts.sum(axis=1) == n_patients).all()
-    # A count is binomial(P, 1/P): mean 1, variance 1 − 1/P, fourth central moment about 4. Five standard errors.
-    np.testing.assert_allclose(counts.mean(axis=0), 1, rtol=0, atol=5 / np.sqrt(300))
-    assert counts.var() == pytest.approx(1 - 1 / n_patients, abs=5 * np.sqrt(3 / counts.size))
-    films = film_counts(resamples)
-    for patient in sorted(set(patients))[:5]:
-        assert (np.ptp(films[:, patients == patient], axis=1) == 0).all()
-    assert np.ptp(films[:, :50], axis=1).max() > 0
-
-
-def test_a_seed_repeats_and_neither_block_nor_order_of_films_matters():
-    patients, truth, score = make_films()
-    resamples = Resamples.of(patients, 50, seed=1)
-    first = bootstrap_table(NAMES, truth, score, resamples, SUBSETS)
-    order = np.random.default_rng(0).permutation(len(patients))
-    others = {
-        "again": bootstrap_table(NAMES, truth, score, Resamples.of(patients, 50, seed=1), SUBSETS),
-        "blocks of 7": bootstrap_table(NAMES, truth, score, dataclasses.replace(resamples, block=7), SUBSETS),
-        "other order": bootstrap_table(
-            NAMES, truth[order], score[order], Resamples.of(patients[order], 50, seed=1), SUBSETS
-        ),
-    }
-    for what, other in others.items():
-        for key in first.point:
-            np.testing.assert_allclose(other.draws[key], first.draws[key], rtol=0, atol=1e-12, err_msg=what)
-    reseeded = bootstrap_table(NAMES, truth, score, Resamples.of(patients, 50, seed=2), SUBSETS)
-    assert all(not np.allclose(reseeded.draws[key], first.draws[key]) for key in first.point)
-    longer = bootstrap_table(NAMES, truth, score, Resamples.of(patients, 80, seed=1), SUBSETS, ("auroc",))
-    np.testing.assert_array_equal(longer.draws["auroc", "rare"][:50], first.draws["auroc", "rare"])
-
-
 def test_copies_of_films_narrow_the_image_interval_only():
     """Four copies of each film hold no more than one: resampling patients sees that, resampling images does not."""
     patients, truth, score = (np.repeat(part, 4, axis=0) for part in make_films(n_patients=150))
@@ -145,19 +89,6 @@ def test_copies_of_films_narrow_the_image_interval_only():
         # Half as wide, as the square root of four; 400 resamples give widths to about 8 %.
         assert by_image.high - by_image.low == pytest.approx((by_image_once.high - by_image_once.low) / 2, rel=0.25)
         assert by_image.high - by_image.low < 0.7 * (fourfold.high - fourfold.low)
-
-
-def test_an_interval_is_the_percentiles_and_travels_as_json():
-    patients, truth, score = make_films()
-    figures = bootstrap_table(NAMES, truth, score, Resamples.of(patients, 200), figures=("auroc",))
-    interval = figures.interval(("auroc", "common"), 0.9)
-    ordered = sorted(figures.draws["auroc", "common"])
-    assert ordered[8] <= interval.low <= ordered[11]
-    assert ordered[188] <= interval.high <= ordered[191]
-    assert json.loads(json.dumps(dataclasses.asdict(interval))) == {
-        "low": interval.low, "high": interval.high, "level": 0.9, "n_resamples": 200, "n_undefined": 0,
-        "unit": "patient", "undefined": None,
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("carriers", "defined"), [(3, False), (4, True)])
@@ -192,32 +123,6 @@ def test_a_label_missing_from_a_resample_sits_it_out():
         np.testing.assert_allclose(figures.draws[mean, "all"][gone], a[gone], rtol=0, atol=1e-12)
     assert figures.interval(("auroc", "b")).undefined
     assert figures.interval(("macro_auroc", "all")).undefined is None
-
-
-def test_rates_are_those_of_the_films_drawn():
-    patients, truth, score = make_films()
-    decided = score[:, 0] >= 0.5
-    parts = decision_parts("common", truth[:, 0], decided)
-    parts["skip_rate", "gate"] = (~decided, np.ones(len(decided)))
-    figures = bootstrap_ratios(parts, Resamples.of(patients, 30))
-    for r, count in enumerate(film_counts(figures.resamples).astype(int)):
-        drawn = np.repeat(np.arange(len(count)), count)
-        expected = metrics.confusion(truth[drawn, 0], decided[drawn])
-        for name in ("sensitivity", "specificity", "ppv", "npv", "f1"):
-            assert figures.draws[name, "common"][r] == pytest.approx(expected[name], abs=1e-12)
-        assert figures.draws["skip_rate", "gate"][r] == pytest.approx(1 - decided[drawn].mean(), abs=1e-12)
-    whole = metrics.confusion(truth[:, 0], decided)
-    assert all(figures.point[key] == pytest.approx(whole[key[0]], abs=1e-12) for key in parts if key[1] == "common")
-
-
-def test_a_rate_of_nothing_is_null_with_its_reason():
-    patients, truth, _ = make_films()
-    figures = bootstrap_ratios(decision_parts("common", truth[:, 0], np.zeros(len(truth))), Resamples.of(patients, 30))
-    interval = figures.interval(("ppv", "common"))
-    assert figures.point["ppv", "common"] is None
-    assert (interval.low, interval.high, interval.undefined) == (None, None, "no film in the denominator")
-    assert interval.n_undefined == 30
-    assert figures.point["sensitivity", "common"] == 0
 
 
 def binormal(random, n_patients, films=3, shift=1.2):
@@ -283,88 +188,9 @@ def test_a_real_difference_is_found_and_p_is_never_zero():
     assert json.loads(json.dumps(dataclasses.asdict(found["auroc", "rare"])))["interval"]["unit"] == "patient"
 
 
-def test_p_is_twice_the_smaller_tail():
-    _, truth, score = make_films()
-    figures = bootstrap_ratios({("x", "x"): (score[:, 0], np.ones(len(truth)))}, Resamples.of(np.arange(len(truth)), 9))
-    draws = np.array([-3.0, -1, 0, 1, 2, 3, 4, 5, 6])
-    crafted = dataclasses.replace(figures, draws={("x", "x"): draws})
-    assert crafted.p_value(("x", "x")) == pytest.approx(2 * (1 + 3) / 10)  # three of nine are 0 or less
-
-
-def slow_delong(truth, *scores):
-    """AUROCs and covariance by the pairs of films, DeLong et al. 1988, equations 4 to 6."""
-    keep = ~np.isnan(truth)
-    components = []
-    for score in scores:
-        positive, negative = score[keep & (truth == 1)], score[keep & (truth == 0)]
-        wins = np.array([[1.0 if x > y else 0.5 if x == y else 0.0 for y in negative] for x in positive])
-        components.append((wins.mean(axis=1), wins.mean(axis=0)))
-    m, n = wins.shape
-    by_positive, by_negative = (np.atleast_2d(np.cov([c[i] for c in components])) for i in (0, 1))
-    return [c[0].mean() for c in components], by_positive / m + by_negative / n
-
-
-@pytest.mark.parametrize("decimals", [1, 9], ids=["ties", "no ties"])
-def test_delong_is_the_slow_loop_over_pairs(decimals):
-    _, truth, score = make_films(decimals=decimals)
-    other = np.round(score + np.random.default_rng(9).normal(size=score.shape), decimals)
-    for i in range(3):
-        aurocs, covariance = slow_delong(truth[:, i], score[:, i], other[:, i])
-        one = delong(truth[:, i], score[:, i])
-        assert one.auroc == pytest.approx(aurocs[0], abs=1e-12)
-        assert one.standard_error**2 == pytest.approx(covariance[0, 0], abs=1e-12)
-        assert 0 < one.low < one.auroc < one.high < 1
-        middle = (np.log(one.low / (1 - one.low)) + np.log(one.high / (1 - one.high))) / 2
-        assert middle == pytest.approx(np.log(one.auroc / (1 - one.auroc)), abs=1e-9)  # symmetric on the logit
-        two = delong_difference(truth[:, i], score[:, i], other[:, i])
-        variance = np.array([1, -1]) @ covariance @ np.array([1, -1])
-        assert two.difference == pytest.approx(aurocs[0] - aurocs[1], abs=1e-12)
-        assert two.standard_error**2 == pytest.approx(variance, abs=1e-12)
-        assert two.z == pytest.approx(two.difference / np.sqrt(variance), abs=1e-9)
-        assert (two.p < 0.05) == (two.low > 0 or two.high < 0)
-
-
-def test_delong_by_hand():
-    """Positives 3, 1 against negatives 2, 0: V10 = (1, 1/2), V01 = (1/2, 1), variance 1/16 + 1/16."""
-    found = delong(np.array([1, 1, 0, 0, np.nan]), np.array([3.0, 1, 2, 0, 9]))
-    assert (found.auroc, found.n_positive, found.n_negative) == (0.75, 2, 2)
-    assert found.standard_error == pytest.approx(np.sqrt(1 / 8), abs=1e-15)
-    odds = 3 * np.exp(1.959963984540054 * np.sqrt(1 / 8) / (0.75 * 0.25))
-    assert found.high == pytest.approx(odds / (1 + odds), abs=1e-12)
-    # Second curve: 3, 2 against 1, 0 is perfect; components differ by (0, −1/2) and (−1/2, 0), variance 1/8 again.
-    two = delong_difference(np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), np.array([3.0, 2, 1, 0]))
-    assert (two.difference, two.z) == pytest.approx((-0.25, -0.25 / np.sqrt(1 / 8)), abs=1e-12)
-    assert two.high == pytest.approx(-0.25 + 1.959963984540054 * np.sqrt(1 / 8), abs=1e-12)
-    assert two.p == pytest.approx(0.4795001221869535, abs=1e-12)  # 2 Φ(−1/√2) = erfc(1/2)
-
-
-def test_delong_is_silent_where_it_knows_nothing():
-    truth, perfect = np.array([1.0, 1, 0, 0]), np.array([4.0, 3, 2, 1])
-    found = delong(truth, perfect)
-    assert (found.auroc, found.standard_error, found.low, found.high) == (1, 0, None, None)
-    assert "variance of 0" in found.undefined
-    same = delong_difference(truth, perfect, perfect * 2)
-    assert (same.difference, same.standard_error, same.low, same.z, same.p) == (0, 0, None, None, None)
-    assert "no film tells the curves apart" in same.undefined
-    assert delong(np.ones(4), perfect).undefined == delong_difference(np.ones(4), perfect, perfect).undefined
-    assert delong(np.ones(4), perfect).undefined == "no negative film"
-    lone = delong(np.array([1.0, 0, 0]), np.array([0.5, 0.4, 0.6]))
-    assert (lone.auroc, lone.standard_error) == (0.5, None)
-    assert "1 positive and 2 negative films; the variance needs two of each" in lone.undefined
-    assert delong_difference(np.array([1.0, 0, 0]), np.arange(3.0), np.arange(3.0)).undefined == lone.undefined
-
-
 def test_errors_say_what_was_received():
     patients, truth, score = make_films()
     resamples = Resamples.of(patients, 5)
-    with pytest.raises(ValueError, match=r"1 films of 3 have no patient; give ids and unit='image'"):
-        Resamples.of(["a", float("nan"), "b"])
-    with pytest.raises(ValueError, match="3 films have 2 ids; with patients give unit='patient'"):
-        Resamples.of(["a", "a", "b"], unit="image")
-    with pytest.raises(ValueError, match="unit 'study'"):
-        Resamples.of(patients, unit="study")
-    with pytest.raises(ValueError, match="0 distinct"):
-        Resamples.of([])
     with pytest.raises(ValueError, match=r"expected \(\d+, 3\)"):
         bootstrap_table(NAMES, truth, score[:, :2], resamples)
     with pytest.raises(ValueError, match=r"\['auc', 'pneumonia'\]"):
@@ -373,24 +199,8 @@ def test_errors_say_what_was_received():
         bootstrap_table(
             NAMES, truth, np.where(np.arange(score.size).reshape(score.shape) == 4, np.inf, score), resamples
         )
-    with pytest.raises(ValueError, match="counts films that the denominator leaves out"):
-        bootstrap_ratios({("ppv", "x"): (np.ones(len(truth)), np.zeros(len(truth)))}, resamples)
-    with pytest.raises(ValueError, match="shapes"):
-        bootstrap_ratios({("ppv", "x"): (np.ones(3), np.ones(3))}, resamples)
     figures = bootstrap_table(NAMES, truth, score, resamples, figures=("auroc",))
     with pytest.raises(ValueError, match=r"seed 0 against .* seed 1"):
         figures.minus(bootstrap_table(NAMES, truth, score, Resamples.of(patients, 5, seed=1), figures=("auroc",)))
     with pytest.raises(ValueError, match=r"level 95"):
         figures.interval(("auroc", "rare"), 95)
-    with pytest.raises(ValueError, match=r"level 95"):
-        delong(truth[:, 0], score[:, 0], 95)
-
-
-def test_no_certainty_is_claimed_where_all_resamples_agree():
-    patients = np.arange(50)
-    parts = {("lost", "x"): (np.zeros(50), np.ones(50)), ("sensitivity", "x"): (np.ones(50), np.ones(50))}
-    figures = bootstrap_ratios(parts, Resamples.of(patients, 100))
-    for key, value in ((("lost", "x"), "0"), (("sensitivity", "x"), "1")):
-        interval = figures.interval(key)
-        assert (interval.low, interval.high) == (None, None)
-        assert interval.undefined.startswith(f"{value} in every resample")
