@@ -6,6 +6,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
 from hf_cxr.explain import attention_rollout, grad_cam, look, untrained
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.localisation import score_localisation
@@ -81,8 +84,6 @@ class Logits(nn.Module):
 
 def package_maps(model, pixels, raw=False):
     """(B, L, H, W) by the grad-cam package, one backward pass of the whole model a label."""
-    package = pytest.importorskip("pytorch_grad_cam")
-    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     is_vit = hasattr(inner.backbone, "blocks")
     layer = inner.backbone.blocks[-1].norm1 if is_vit else None
@@ -94,11 +95,11 @@ def package_maps(model, pixels, raw=False):
         side = round(patches.shape[1] ** 0.5)
         return patches.reshape(len(patches), side, side, -1).permute(0, 3, 1, 2)
 
-    with package.GradCAM(Logits(model), [layer], reshape_transform=to_grid if is_vit else None) as cam:
+    with GradCAM(Logits(model), [layer], reshape_transform=to_grid if is_vit else None) as cam:
         n_labels = inner.head.trunk.classifier.out_features
         maps = []
         for label in range(n_labels):
-            maps.append(cam(pixels, [targets.ClassifierOutputTarget(label)] * len(pixels)))
+            maps.append(cam(pixels, [ClassifierOutputTarget(label)] * len(pixels)))
             if raw:
                 a, g = (x[0] for x in (cam.activations_and_grads.activations, cam.activations_and_grads.gradients))
                 maps[-1] = (g.mean((2, 3), keepdim=True) * a).sum(1).relu().numpy()
