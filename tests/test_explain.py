@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
-
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
 
 from hf_cxr.explain import attention_rollout, grad_cam, look, untrained
 from hf_cxr.hierarchy import Hierarchy
