@@ -7,7 +7,9 @@ from scipy.optimize import linprog, minimize
 from scipy.stats import rankdata
 from sklearn.isotonic import isotonic_regression
 
+from hf_cxr.bootstrap import Resamples
 from hf_cxr.hierarchy import Hierarchy, Node
+from hf_cxr.intervals import compare
 from hf_cxr.projection import METHODS, SPACES, ProjectionError, down, least_squares, project, up
 from tests.conftest import TEST_DATA
 
@@ -329,6 +331,18 @@ def test_r1_projected(r1, chexpert, method, space):
     assert found == pytest.approx(PROJECTED[method, space], abs=5e-7)
     # Acceptance: no aggregate lower by more than 0.001. `down` fails it, which is why it is no default.
     assert (found >= np.array(RAW) - 0.001).all() == (method != "down")
+
+
+def test_r1_every_difference_could_be_none(r1, chexpert):
+    """The intervals over patients of the differences that `up` makes contain 0."""
+    truth, raw = r1
+    frame = pd.read_csv(TEST_DATA / "chexpert_test_predictions" / "cihmlc_densenet121.csv")
+    resamples = Resamples.of(frame["Path"].str.extract(r"(patient\d+)")[0], 1000)
+    subsets = {"": chexpert.names, "five": chexpert.subsets["competition"]}
+    compared = compare(chexpert.names, truth, project(raw, chexpert), raw, resamples, subsets)
+    for figure in (("macro_auroc", ""), ("weighted_auroc", ""), ("macro_auroc", "five")):
+        interval = compared[figure].interval
+        assert interval.low < 0 < interval.high
 
 
 def test_r1_the_default_does_best(r1, chexpert):
