@@ -18,7 +18,7 @@ Shapes: N films, L labels.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,23 +47,33 @@ class Calibration:
     """A fitted calibration.
 
     Attributes:
-        method: one of `METHODS`.
+        method: one of `METHODS`, and what was done to its offsets since.
         split: the split on which it was fitted.
         coefficients: `{label: (a, b, c)}`.
         pooled: labels with fewer than 20 positive or negative films in that split. They take the temperature of
             all labels together, since their own few films would teach them noise, and no more than an offset c of
             their own; none where one class is missing.
+        prevalence: `{label: share of positive films}` of that split, None where none was known: what a shift to
+            another place starts from.
     """
 
     method: str
     split: str
     coefficients: dict[str, tuple[float, float, float]]
     pooled: tuple[str, ...] = ()
+    prevalence: dict[str, float | None] = field(default_factory=dict)
 
     def to_config(self) -> dict[str, Any] | None:
         """For a model's config (`models.calibrate`), None where nothing is changed."""
         plain = {name: list(numbers) for name, numbers in self.coefficients.items()}
-        return None if self.method == "none" else asdict(self) | {"coefficients": plain, "pooled": list(self.pooled)}
+        if not self.changes_anything:
+            return None
+        return asdict(self) | {"coefficients": plain, "pooled": list(self.pooled)}
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether a probability comes out other than it went in."""
+        return any(tuple(numbers) != (1.0, 1.0, 0.0) for numbers in self.coefficients.values())
 
     def apply(
         self, names: tuple[str, ...], probability_NL: Array, hierarchy: Hierarchy | None = None
@@ -147,18 +157,17 @@ def fit(names: tuple[str, ...], truth_NL: Array, probability_NL: Array, method: 
     """
     if method not in METHODS:
         raise CalibrationError(f"calibration: got {method!r}, expected one of {', '.join(METHODS)}")
-    if method == "none":
-        return Calibration(method, split, dict.fromkeys(names, (1.0, 1.0, 0.0)))
-    slope = _temperature(truth_NL, probability_NL)
-    shared = Calibration(method, split, dict.fromkeys(names, (slope, slope, 0.0)))
-    if method == "temperature":
+    prevalence = {name: _prevalence(truth_NL[:, i]) for i, name in enumerate(names)}
+    slope = 1.0 if method == "none" else _temperature(truth_NL, probability_NL)
+    shared = Calibration(method, split, dict.fromkeys(names, (slope, slope, 0.0)), (), prevalence)
+    if method in ("none", "temperature"):
         return shared
     few = [i for i in range(len(names)) if _n_rarer(truth_NL[:, i]) < FEW_POSITIVES]
     coefficients = dict(refit_offsets(shared, names, truth_NL, probability_NL).coefficients)
     for i, name in enumerate(names):
         if i not in few:
             coefficients[name] = _regress(*known(truth_NL[:, i], probability_NL[:, i]), tied=method == "platt")
-    return Calibration(method, split, coefficients, tuple(names[i] for i in few))
+    return replace(shared, coefficients=coefficients, pooled=tuple(names[i] for i in few))
 
 
 def refit_offsets(
@@ -177,7 +186,29 @@ def refit_offsets(
         if 0 < truth.sum() < len(truth):
             found = minimize_scalar(lambda c, truth=truth, base=base: _loss(truth, base + c), bracket=(c - 1, c + 1))
             coefficients[name] = (a, b, float(found.x))
-    return Calibration(calibration.method, calibration.split, coefficients, calibration.pooled)
+    return replace(calibration, method=f"{calibration.method}, offsets refitted", coefficients=coefficients)
+
+
+def shift_offsets(calibration: Calibration, names: tuple[str, ...], probability_NL: Array) -> Calibration:
+    """The same slopes with new offsets c, from films of another place without any label (`estimate_prior`).
+
+    Right where films of a class look the same there and only the classes' shares differ (label shift).
+
+    Args:
+        probability_NL: before calibration, as in `refit_offsets`.
+
+    Raises:
+        CalibrationError: the calibration's split had one class of a label, so that there is no shift to start from.
+    """
+    before = calibration.apply(names, probability_NL)
+    coefficients = dict(calibration.coefficients)
+    for i, name in enumerate(names):
+        old = calibration.prevalence.get(name)
+        if old is None or not 0 < old < 1:
+            raise CalibrationError(f"'{name}': its prevalence on {calibration.split} is {old}; nothing to shift from")
+        a, b, c = coefficients[name]
+        coefficients[name] = (a, b, float(c + logit(estimate_prior(before[:, i], old)) - logit(old)))
+    return replace(calibration, method=f"{calibration.method}, prior shifted", coefficients=coefficients)
 
 
 def shift_prior(probability_N: Array, old: float, new: float) -> NDArray[np.float64]:
@@ -231,6 +262,11 @@ def _logs(probability: Array) -> tuple[Any, Any]:
 
 def _loss(truth: Array, score: Array) -> float:
     return float(np.mean(np.logaddexp(0, score) - truth * score))
+
+
+def _prevalence(truth_N: Array) -> float | None:
+    known_M = truth_N[~np.isnan(truth_N)]
+    return float(known_M.mean()) if len(known_M) else None
 
 
 def _n_rarer(truth_N: Array) -> int:

@@ -238,7 +238,7 @@ def _calibration(
     section: dict[str, Any] = {"n_bins": reliability.N_BINS, **_reliability(table, labels, hierarchy)}
     if calibration is not None:
         section |= {"method": calibration.method, "split": calibration.split, "pooled": list(calibration.pooled)}
-    if uncalibrated is not None and calibration is not None and calibration.method != "none":
+    if uncalibrated is not None and calibration is not None and calibration.changes_anything:
         before = {name: _ece(*uncalibrated.column(name)) for name in hierarchy.names}
         section["before"] = _reliability(uncalibrated, before, hierarchy)
     return section

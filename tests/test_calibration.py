@@ -196,3 +196,35 @@ def test_bad_input_is_refused(films):
         fit(NAMES, truth, said, "platt", "validation").apply(("often", "other"), said[:, :2])
     with pytest.raises(CalibrationError, match="prevalence new"):
         calibration.shift_prior(said[:, 0], 0.5, 1.0)
+
+
+def test_offsets_shift_without_labels():
+    """Two classes of known densities, five percent here and a third there: the posterior there is found."""
+    random = np.random.default_rng(0)
+
+    def drawn(share):
+        sick = random.random(40_000) < share
+        score = random.normal(size=len(sick)) + 2.0 * sick
+        return sick.astype(float)[:, None], expit(2 * (2.0 * score - 2.0 + logit(0.05)))[:, None]  # twice too sure
+
+    truth, said = drawn(0.05)
+    fitted = fit(("x",), truth, said, "platt", "validation")
+    assert fitted.prevalence["x"] == truth.mean()
+    there, said_there = drawn(0.33)
+    shifted = calibration.shift_offsets(fitted, ("x",), said_there)
+    assert shifted.coefficients["x"][:2] == fitted.coefficients["x"][:2]
+    assert shifted.apply(("x",), said_there).mean() == pytest.approx(there.mean(), abs=0.01)
+    assert abs(fitted.apply(("x",), said_there).mean() - there.mean()) > 0.05  # unshifted, it would be far off
+    assert shifted.method == "platt, prior shifted"
+    with pytest.raises(CalibrationError, match="nothing to shift from"):
+        calibration.shift_offsets(fit(("x",), np.zeros_like(truth), said, "none", "v"), ("x",), said)
+
+
+def test_a_shift_of_no_calibration_is_kept():
+    """`none` becomes something once its offsets are moved, and then travels in the config."""
+    truth, said = np.array([[1.0], [0], [0], [1], [0]] * 40), np.full((200, 1), 0.1)
+    none = fit(("x",), truth, said, "none", "validation")
+    assert none.to_config() is None
+    moved = calibration.refit_offsets(none, ("x",), truth, said)
+    assert moved.to_config()["method"] == "none, offsets refitted"
+    assert moved.apply(("x",), said)[0] == pytest.approx(0.4, abs=1e-4)

@@ -34,7 +34,7 @@ def made():
         "test",
         operating_points=points,
         n_resamples=200,
-        calibration=Calibration("platt", "validation", {}, pooled=("Hernia",)),
+        calibration=Calibration("platt", "validation", {"Mass": (3.0, 3.0, 0.0)}, pooled=("Hernia",)),
         uncalibrated=told_too_much,
         group_by=("sex", "age"),
     )
