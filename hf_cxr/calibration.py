@@ -63,11 +63,9 @@ class Calibration:
     pooled: tuple[str, ...] = ()
     prevalence: dict[str, float | None] = field(default_factory=dict)
 
-    def to_config(self) -> dict[str, Any] | None:
-        """For a model's config (`models.calibrate`), None where nothing is changed."""
+    def to_config(self) -> dict[str, Any]:
+        """For a model's config (`models.calibrate`)."""
         plain = {name: list(numbers) for name, numbers in self.coefficients.items()}
-        if not self.changes_anything:
-            return None
         return asdict(self) | {"coefficients": plain, "pooled": list(self.pooled)}
 
     @property

@@ -220,11 +220,11 @@ def test_offsets_shift_without_labels():
         calibration.shift_offsets(fit(("x",), np.zeros_like(truth), said, "none", "v"), ("x",), said)
 
 
-def test_a_shift_of_no_calibration_is_kept():
-    """`none` becomes something once its offsets are moved, and then travels in the config."""
+def test_no_calibration_can_be_shifted_too():
     truth, said = np.array([[1.0], [0], [0], [1], [0]] * 40), np.full((200, 1), 0.1)
     none = fit(("x",), truth, said, "none", "validation")
-    assert none.to_config() is None
+    assert not none.changes_anything
     moved = calibration.refit_offsets(none, ("x",), truth, said)
+    assert moved.changes_anything
     assert moved.to_config()["method"] == "none, offsets refitted"
     assert moved.apply(("x",), said)[0] == pytest.approx(0.4, abs=1e-4)

@@ -8,7 +8,7 @@ from .configuration import CXRConfig
 
 
 class Calibrate(nn.Module):
-    """Logits → logits of calibrated probabilities, by `config.calibration`; as they are where that is None.
+    """Logits → logits of calibrated probabilities, by `config.calibration`; unchanged where that is None or identity.
 
         logit P' = a · ln P − b · ln(1 − P) + c   (see `hf_cxr.calibration`, which fits a, b, c for each label)
 
@@ -26,12 +26,13 @@ class Calibrate(nn.Module):
 
     def forward(self, logits_BL: Tensor) -> Tensor:
         """Logits (B, L), columns in the config's order of labels."""
-        if self.config.calibration is None:
-            return logits_BL
         names = self.config.label_names
+        numbers = [self.config.calibration["coefficients"][name] for name in names] if self.config.calibration else []
+        if all(tuple(each) == (1.0, 1.0, 0.0) for each in numbers):  # to the last bit as they are
+            return logits_BL
         with torch.autocast(logits_BL.device.type, enabled=False):
             z = logits_BL.float()
-            a, b, c = z.new_tensor([self.config.calibration["coefficients"][name] for name in names]).T
+            a, b, c = z.new_tensor(numbers).T
             both = torch.minimum(a, b)
             # −ln(1 − P) = softplus(z) and ln P = z − softplus(z): a sum of rising terms, so that rounding cannot
             # turn two films round; at a = b it is a·z + c to the last bit.

@@ -49,6 +49,11 @@ def test_what_was_in_order_stays_so(taxonomy, request):
     assert not in_order(hierarchy, alone)[in_order(hierarchy, z).numpy()].all()  # each label by itself would not do
 
 
+def test_none_keeps_every_bit(nih):
+    z = logits(nih)
+    assert torch.equal(step(nih, Calibration("none", "v", dict.fromkeys(nih.names, (1.0, 1.0, 0.0))))(z), z)
+
+
 def test_temperature_is_exact_and_breaks_no_tie(nih):
     z = logits(nih)
     assert torch.equal(step(nih, made_up(nih, "temperature"))(z), 0.7 * z)
