@@ -105,6 +105,12 @@ class Plan:
         seeds = tuple(content.get("seeds", [0]))
         return cls(base, content.get("settings", {}), seeds, content.get("split", "test"), fitting[0], arms)
 
+    def label(self, arm: str) -> str:
+        """An arm for readers: what it has other than the reference; the reference with all it has."""
+        own, reference = self.arms[arm], self.arms[self.reference]
+        shown = own if arm == self.reference else {k: v for k, v in own.items() if reference.get(k) != v}
+        return ", ".join(f"{key} {value}" for key, value in shown.items())
+
     def runs(self, folder: Path, words: Sequence[str] = ()) -> list[Run]:
         """All runs, seed by seed, so that what is there after an interruption is comparable.
 
@@ -140,7 +146,7 @@ def summarise(plan: Plan, runs: Sequence[Run], n_resamples: int = 1000) -> dict[
     the findings that all arms have.
 
     Returns:
-        `{split, reference, findings, n_resamples, arms: {name: {options, n_seeds, <figure>: {mean, spread, ci,
+        `{split, reference, findings, n_resamples, arms: {name: {options, label, n_seeds, <figure>: {mean, spread, ci,
         difference, difference_ci, p}, share_out_of_order, edges_violated, milliseconds_per_step}}}`, figures being
         `macro_auroc`, `weighted_auroc` and `gate_auroc`; spread is None with one seed.
 
@@ -167,7 +173,7 @@ def summarise(plan: Plan, runs: Sequence[Run], n_resamples: int = 1000) -> dict[
     arms = {}
     for arm, options in plan.arms.items():
         reports = [EvalReport.from_json(_report(run, plan.split)) for run in runs if run.arm == arm]
-        row: dict[str, Any] = {"options": options, "n_seeds": len(drawn[arm])}
+        row: dict[str, Any] = {"options": options, "label": plan.label(arm), "n_seeds": len(drawn[arm])}
         for name, figure in FIGURES.items():
             key = ("auroc", gate or "") if figure == GATE else figure
             if key[0] != "auroc" or gate is not None:
@@ -199,7 +205,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         reference = arm == summary["reference"]
         rows.append(
             [
-                arm.replace("+", ", "),
+                row["label"],
                 f"{macro['mean']:.4f}{_interval(macro['ci'])}",
                 "–" if macro["spread"] is None else f"± {macro['spread']:.4f}",
                 "reference" if reference else f"{macro['difference']:+.4f}{_interval(macro['difference_ci'], '+')}",

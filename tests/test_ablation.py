@@ -103,6 +103,7 @@ def test_figures_are_means_over_seeds_of_the_same_films(done):
     assert low < gap < high
     assert conditional["share_out_of_order"] == 0
     assert summary["arms"][summary["reference"]]["macro_auroc"]["difference"] == 0
+    assert [row["label"] for row in summary["arms"].values()] == ["link flat, loss bce", "link conditional"]
     text = (folder / "out" / "ablation.md").read_text()
     assert text.strip() in first.stdout
     assert f"{conditional['macro_auroc']['mean']:.4f}" in text

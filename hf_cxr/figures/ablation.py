@@ -26,7 +26,7 @@ def ablation_differences(summary: Mapping[str, Any], path: Path, title: str) -> 
                 left.plot(macro["difference_ci"], [place, place], color="C0", linewidth=1)
             right.barh(place, 100 * row["share_out_of_order"], color="0.6")
         left.axvline(0, color="k", linewidth=0.8, linestyle=":")
-        left.set_yticks(range(len(arms)), [name.replace("+", ", ") for name, _ in reversed(arms)], fontsize=7)
+        left.set_yticks(range(len(arms)), [row["label"] for _, row in reversed(arms)], fontsize=7)
         left.set_xlabel("macro AUROC less the reference's (diamond), 95 % interval over patients")
         right.set_xlabel("films out of order, %")
         right.set_xlim(0, 100)
