@@ -1,6 +1,7 @@
 """hf_cxr: hierarchical multi-label chest X-ray classification on the Hugging Face stack.
 
-Importing it registers the models with transformers' Auto classes.
+Importing it registers the models with transformers' Auto classes, and the task "chest-xray-classification" with its
+pipelines.
 """
 
 from hf_cxr.hierarchy import Hierarchy, load_taxonomy, taxonomy_names
@@ -13,6 +14,9 @@ from hf_cxr.models import (
     CXRViTConfig,
     CXRViTForImageClassification,
 )
+from hf_cxr.pipeline import ChestXRayClassificationPipeline, register
+
+register()
 
 __all__ = [
     "CXRDenseNetConfig",
@@ -22,6 +26,7 @@ __all__ = [
     "CXRTwoStageForImageClassification",
     "CXRViTConfig",
     "CXRViTForImageClassification",
+    "ChestXRayClassificationPipeline",
     "Hierarchy",
     "load_taxonomy",
     "taxonomy_names",

@@ -66,7 +66,8 @@ ALLOWED = {
     "ablation": {
         "arguments", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",
     },
-    "__init__": {"hierarchy", "models"},
+    "pipeline": {"explain", "hierarchy", "models", "predictions", "uncertainty"},
+    "__init__": {"hierarchy", "models", "pipeline"},
 }  # fmt: skip
 
 
