@@ -35,6 +35,8 @@ from hf_cxr.predictions import PredictionTable
 from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE, settings_hash
 
 _KEYS = ("base", "settings", "seeds", "split", "reference", "grids")
+_OWN = ("seed", "output_dir", "overwrite", "resume", "disable_tqdm")
+"""Options that the ablation itself gives to its runs."""
 MACRO, WEIGHTED, GATE = ("macro_auroc", ""), ("weighted_auroc", ""), ("auroc", "gate")
 FIGURES: dict[str, Figure] = {"macro_auroc": MACRO, "weighted_auroc": WEIGHTED, "gate_auroc": GATE}
 
@@ -96,14 +98,19 @@ class Plan:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or set(content) - set(_KEYS) or {"base", "grids", "reference"} - set(content):
             raise AblationError(f"{path}: expected the keys {', '.join(_KEYS)}, got {content}")
-        arms = {_name(options): options for options in ParameterGrid(content["grids"])}
-        wanted = content["reference"].items()
+        settings, seeds, split = content.get("settings", {}), content.get("seeds", [0]), content.get("split", "test")
+        grids, reference = content["grids"], content["reference"]
+        _check_shapes(path, settings, seeds, split, grids, reference)
+        arms = {_name(options): options for options in ParameterGrid(grids)}
+        wanted = reference.items()
         fitting = [name for name, options in arms.items() if wanted <= options.items()]
         if len(fitting) != 1:
-            raise AblationError(f"{path}: reference {dict(wanted)} fits {fitting or 'no arm'} of {list(arms)}")
-        base = path.parent / content["base"]
-        seeds = tuple(content.get("seeds", [0]))
-        return cls(base, content.get("settings", {}), seeds, content.get("split", "test"), fitting[0], arms)
+            raise AblationError(f"{path}: reference {reference} fits {fitting or 'no arm'} of {list(arms)}")
+        for name, options in arms.items():
+            # Otherwise an arm's name would not say what it is: a key left out is not the reference's.
+            if missing := set(arms[fitting[0]]) - set(options):
+                raise AblationError(f"{path}: arm {name} lacks {sorted(missing)}, which the reference names")
+        return cls(path.parent / content["base"], settings, tuple(seeds), split, fitting[0], arms)
 
     def label(self, arm: str) -> str:
         """An arm for readers: what it has other than the reference; the reference with all it has."""
@@ -116,7 +123,14 @@ class Plan:
 
         Args:
             folder: of the ablation. words: more of the recipe's options, which win over the plan's settings.
+
+        Raises:
+            AblationError: a word that an arm varies, or that the ablation gives itself.
         """
+        given = {word.removeprefix("--").split("=")[0] for word in words if word.startswith("--")}
+        varied = {key for options in self.arms.values() for key in options}
+        if taken := given & (varied | set(_OWN)):
+            raise AblationError(f"{sorted(taken)} on the command line: the plan varies it, or the ablation sets it")
         made = []
         for seed in self.seeds:
             for arm, options in self.arms.items():
@@ -147,11 +161,11 @@ def summarise(plan: Plan, runs: Sequence[Run], n_resamples: int = 1000) -> dict[
 
     Returns:
         `{split, reference, findings, n_resamples, arms: {name: {options, label, n_seeds, <figure>: {mean, spread, ci,
-        difference, difference_ci, p}, share_out_of_order, edges_violated, milliseconds_per_step}}}`, figures being
-        `macro_auroc`, `weighted_auroc` and `gate_auroc`; spread is None with one seed.
+        difference, difference_ci, p, undefined}, share_out_of_order, edges_violated}}}`, figures being `macro_auroc`,
+        `weighted_auroc` and `gate_auroc`; spread is None with one seed, what is out of order without edges.
 
     Raises:
-        AblationError: runs were evaluated on different films.
+        AblationError: runs were evaluated on other films or truth, or trained on other data.
     """
     tables = {run.folder: PredictionTable.read(run.folder / f"predictions_{plan.split}.csv") for run in runs}
     hierarchies = [_hierarchy(run) for run in runs]
@@ -161,12 +175,17 @@ def summarise(plan: Plan, runs: Sequence[Run], n_resamples: int = 1000) -> dict[
         gate = None
     names = (*findings, gate) if gate else findings
     resamples = Resamples.of(first.patients, n_resamples, 0, first.unit)
+    data = {EvalReport.from_json(_report(run, plan.split)).provenance["data"]["fingerprint"] for run in runs}
+    if len(data) > 1:
+        raise AblationError(f"the runs were trained on different data (fingerprints {sorted(data)})")
     drawn: dict[str, list[Bootstrap]] = {}
     for run in runs:
         table = tables[run.folder]
-        if list(table.ids) != list(first.ids):
-            raise AblationError(f"{run.folder}: other films than {runs[0].folder}; compare runs on the same data")
         own = table.in_order(names)
+        same = list(table.ids) == list(first.ids)
+        if not same or not np.array_equal(own.truth, first.in_order(names).truth, equal_nan=True):
+            what = "truth" if same else "films"
+            raise AblationError(f"{run.folder}: other {what} than {runs[0].folder}; compare runs on the same data")
         drawn.setdefault(run.arm, []).append(
             bootstrap_table(names, own.truth, own.probability, resamples, {"": findings})
         )
@@ -179,11 +198,9 @@ def summarise(plan: Plan, runs: Sequence[Run], n_resamples: int = 1000) -> dict[
             if key[0] != "auroc" or gate is not None:
                 row[name] = _figure(drawn[arm], drawn[plan.reference], key)
         flat = [report.hierarchy["flat"] for report in reports]
-        speeds = [next(iter(r.provenance["training"].values()))["steps_per_second"] for r in reports]
         arms[arm] = row | {
-            "share_out_of_order": float(np.mean([f["share_out_of_order"] for f in flat])),
-            "edges_violated": float(np.mean([f["edges_violated"] for f in flat])),
-            "milliseconds_per_step": float(1000 / np.mean(speeds)),
+            name: float(np.mean([each[name] for each in flat])) if flat[0]["n_edges"] else None
+            for name in ("share_out_of_order", "edges_violated")
         }
     return {
         "split": plan.split,
@@ -198,31 +215,35 @@ def summarise(plan: Plan, runs: Sequence[Run], n_resamples: int = 1000) -> dict[
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The summary as a table for readers."""
-    head = ["arm", "macro AUROC", "over seeds", "difference", "p", "weighted", "gate", "out of order", "ms a step"]
+    head = ["arm", "macro AUROC", "over seeds", "difference", "p", "weighted", "gate", "films out of order"]
     rows = []
     for arm, row in summary["arms"].items():
-        macro = row["macro_auroc"]
-        reference = arm == summary["reference"]
+        macro, of_gate = row["macro_auroc"], row.get("gate_auroc", {"mean": None})
+        gap = f"{_number(macro['difference'], '+')}{_interval(macro['difference_ci'], '+')}"
         rows.append(
             [
                 row["label"],
-                f"{macro['mean']:.4f}{_interval(macro['ci'])}",
+                f"{_number(macro['mean'])}{_interval(macro['ci'])}",
                 "–" if macro["spread"] is None else f"± {macro['spread']:.4f}",
-                "reference" if reference else f"{macro['difference']:+.4f}{_interval(macro['difference_ci'], '+')}",
-                "–" if reference or macro["p"] is None else f"{macro['p']:.3f}",
-                f"{row['weighted_auroc']['mean']:.4f}",
-                f"{row['gate_auroc']['mean']:.4f}" if "gate_auroc" in row else "–",
-                f"{row['share_out_of_order']:.1%}",
-                f"{row['milliseconds_per_step']:.0f}",
+                "reference" if arm == summary["reference"] else gap,
+                "–" if macro["p"] is None else f"{macro['p']:.3f}",
+                _number(row["weighted_auroc"]["mean"]),
+                _number(of_gate["mean"]),
+                "no edges" if row["share_out_of_order"] is None else f"{row['share_out_of_order']:.1%}",
             ]
         )
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
     note = (
         f"Split “{summary['split']}”: {summary['size']}; {len(summary['findings'])} findings; means over the seeds "
         f"{', '.join(map(str, summary['seeds']))}. Brackets: 95 % intervals over patients, {summary['n_resamples']:,} "
-        "resamples, differences paired; p is not corrected for the number of arms."
+        "resamples, of these seeds' models, differences paired; p is not corrected for the number of arms, and "
+        "there is none where no resample differs."
     )
     return f"{note}\n\n" + "\n".join(lines) + "\n"
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign}.4f}"
 
 
 def _interval(ci: Sequence[float] | None, sign: str = "") -> str:
@@ -230,25 +251,48 @@ def _interval(ci: Sequence[float] | None, sign: str = "") -> str:
 
 
 def _figure(own: Sequence[Bootstrap], reference: Sequence[Bootstrap], key: Figure) -> dict[str, Any]:
-    values = [float(each.point[key] or np.nan) for each in own]
+    values = [each.point[key] for each in own]
+    if any(value is None for value in [*values, *(each.point[key] for each in reference)]):
+        reason = own[0].reasons.get(key, "undefined on these films")
+        empty = dict.fromkeys(("mean", "spread", "ci", "difference", "difference_ci", "p"))
+        return empty | {"undefined": reason}
     mean, other = _mean(own, key), _mean(reference, key)
     gap = mean.minus(other)
     interval, of_gap = mean.interval(key), gap.interval(key)
     return {
-        "mean": float(np.mean(values)),
-        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "mean": mean.point[key],
+        "spread": float(np.std(np.array(values, float), ddof=1)) if len(values) > 1 else None,
         "ci": None if interval.undefined else [interval.low, interval.high],
         "difference": gap.point[key],
         "difference_ci": None if of_gap.undefined else [of_gap.low, of_gap.high],
         "p": gap.p_value(key),
+        "undefined": None,
     }
 
 
 def _mean(drawn: Sequence[Bootstrap], key: Figure) -> Bootstrap:
     """The mean over seeds, resample by resample."""
-    points = [float(each.point[key] or np.nan) for each in drawn]
+    point = float(np.mean(np.array([each.point[key] for each in drawn], float)))
     draws = np.mean([each.draws[key] for each in drawn], axis=0)
-    return Bootstrap({key: float(np.mean(points))}, {key: draws}, drawn[0].resamples, drawn[0].reasons)
+    return Bootstrap({key: point}, {key: draws}, drawn[0].resamples, drawn[0].reasons)
+
+
+def _check_shapes(path: Path, settings: Any, seeds: Any, split: Any, grids: Any, reference: Any) -> None:
+    """Raise for what would else fail after hours of training."""
+    if not isinstance(settings, dict) or not isinstance(reference, dict):
+        raise AblationError(f"{path}: settings and reference must be mappings, got {settings} and {reference}")
+    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
+        raise AblationError(f"{path}: seeds must be a list of different numbers, got {seeds}")
+    if split not in ("validation", "test"):
+        raise AblationError(f"{path}: split must be validation or test, got {split!r}")
+    lists = isinstance(grids, list) and all(
+        isinstance(grid, dict) and all(isinstance(values, list) and values for values in grid.values())
+        for grid in grids
+    )
+    if not lists or not grids:
+        raise AblationError(f"{path}: grids must be a list of mappings from an option to a list of values, got {grids}")
+    if own := {key for grid in grids for key in grid if key in _OWN} | (set(settings) & set(_OWN)):
+        raise AblationError(f"{path}: {sorted(own)} is set by the ablation itself; use seeds for seeds")
 
 
 def _report(run: Run, split: str) -> Path:

@@ -8,8 +8,8 @@ One family holds all three methods, beta calibration (Kull, Silva Filho & Flach 
 - `platt`: a = b and c for each label: logistic regression on the logit.
 - `beta`: a, b and c for each label.
 
-All are monotone, so that no label's AUROC changes. Platt and beta, each label by itself, could put a child above its
-parent: where it was not above before, it is lowered to the parent.
+All are monotone, so that by itself no label's ranking changes. Platt and beta, each label by itself, could put a child
+above its parent: where it was not above before, it is lowered to the parent, and there its ranking is the parent's.
 
 `models.calibrate` does the same to logits inside a model.
 
@@ -53,8 +53,8 @@ class Calibration:
         pooled: labels with fewer than 20 positive or negative films in that split. They take the temperature of
             all labels together, since their own few films would teach them noise, and no more than an offset c of
             their own; none where one class is missing.
-        prevalence: `{label: share of positive films}` of that split, None where none was known: what a shift to
-            another place starts from.
+        prevalence: `{label: share of positive films}` for which the offsets hold, None where none was known: that
+            split's, or the place's to which it was moved since.
     """
 
     method: str
@@ -176,7 +176,7 @@ def refit_offsets(
     A label without both classes among them keeps its offset.
     """
     log_p, log_q = _logs(probability_NL)
-    coefficients = dict(calibration.coefficients)
+    coefficients, prevalence = dict(calibration.coefficients), dict(calibration.prevalence)
     for i, name in enumerate(names):
         a, b, c = coefficients[name]
         keep = ~np.isnan(truth_NL[:, i])
@@ -184,7 +184,9 @@ def refit_offsets(
         if 0 < truth.sum() < len(truth):
             found = minimize_scalar(lambda c, truth=truth, base=base: _loss(truth, base + c), bracket=(c - 1, c + 1))
             coefficients[name] = (a, b, float(found.x))
-    return replace(calibration, method=f"{calibration.method}, offsets refitted", coefficients=coefficients)
+            prevalence[name] = float(truth.mean())
+    method = f"{calibration.method}, offsets refitted"
+    return replace(calibration, method=method, coefficients=coefficients, prevalence=prevalence)
 
 
 def shift_offsets(calibration: Calibration, names: tuple[str, ...], probability_NL: Array) -> Calibration:
@@ -199,14 +201,16 @@ def shift_offsets(calibration: Calibration, names: tuple[str, ...], probability_
         CalibrationError: the calibration's split had one class of a label, so that there is no shift to start from.
     """
     before = calibration.apply(names, probability_NL)
-    coefficients = dict(calibration.coefficients)
+    coefficients, prevalence = dict(calibration.coefficients), dict(calibration.prevalence)
     for i, name in enumerate(names):
         old = calibration.prevalence.get(name)
         if old is None or not 0 < old < 1:
             raise CalibrationError(f"'{name}': its prevalence on {calibration.split} is {old}; nothing to shift from")
         a, b, c = coefficients[name]
-        coefficients[name] = (a, b, float(c + logit(estimate_prior(before[:, i], old)) - logit(old)))
-    return replace(calibration, method=f"{calibration.method}, prior shifted", coefficients=coefficients)
+        new = estimate_prior(before[:, i], old)
+        coefficients[name], prevalence[name] = (a, b, float(c + logit(new) - logit(old))), new
+    method = f"{calibration.method}, prior shifted"
+    return replace(calibration, method=method, coefficients=coefficients, prevalence=prevalence)
 
 
 def shift_prior(probability_N: Array, old: float, new: float) -> NDArray[np.float64]:

@@ -46,8 +46,9 @@ def grad_cam(model: nn.Module, pixel_values: Tensor, *, raw: bool = False) -> Te
     """Grad-CAM of every label on every film, (B, L, H, W) float32 at the input's size.
 
     The map is a convolutional backbone's last (what `forward_features` gives), and a ViT's patch tokens after the
-    first norm of its last block. The logit is the model's own: under the conditional link a label's includes its
-    parents'. Two stages: the gate's map is the gate model's; a finding's is the finding model's, of
+    first norm of its last block. The logit is the model's own before calibration, which would only scale a map, or
+    show the parent's where a label is lowered to it; under the conditional link a label's includes its parents'. Two
+    stages: the gate's map is the gate model's; a finding's is the finding model's, of
     P(label | abnormal), and NaN on films that the gate cleared, where that model did not look.
 
     Args:
@@ -66,12 +67,18 @@ def grad_cam(model: nn.Module, pixel_values: Tensor, *, raw: bool = False) -> Te
 
 
 def look(
-    model: nn.Module, pixel_values: Tensor, *, n_passes: int | None = 30, seed: int = 0, raw: bool = False
+    model: nn.Module,
+    pixel_values: Tensor,
+    *,
+    n_passes: int | None = 30,
+    seed: int = 0,
+    raw: bool = False,
+    run_all: bool = False,
 ) -> Look:
     """Logits, heatmaps and uncertainty from one pass through the backbone (of each stage).
 
     Args:
-        n_passes, seed: see `mc_dropout`; `n_passes=None` leaves the uncertainty out.
+        n_passes, seed, run_all: see `mc_dropout`; `n_passes=None` leaves the uncertainty out.
         model, pixel_values, raw: see `grad_cam`.
 
     Raises:
@@ -82,18 +89,23 @@ def look(
         check_passes(model, n_passes)
     with evaluating(model), torch.no_grad():
         if isinstance(model, CXRTwoStageForImageClassification):
-            return _look_twice(model, pixel_values, n_passes, seed, raw)
+            return _look_twice(model, pixel_values, n_passes, seed, raw, run_all)
         seen = _trace(model, pixel_values)
         uncertainty = None if n_passes is None else from_hidden(model, seen.hidden_BD, n_passes, seed)
         return Look(seen.logits_BL, seen.heatmaps(size, raw), uncertainty)
 
 
 def _look_twice(
-    model: CXRTwoStageForImageClassification, pixel_values: Tensor, n_passes: int | None, seed: int, raw: bool
+    model: CXRTwoStageForImageClassification,
+    pixel_values: Tensor,
+    n_passes: int | None,
+    seed: int,
+    raw: bool,
+    run_all: bool,
 ) -> Look:
     size = (pixel_values.shape[-2], pixel_values.shape[-1])
     gate = _trace(model.gate, pixel_values)
-    passed_B = model.passed(gate.logits_BL)
+    passed_B = model.passed(gate.logits_BL) | run_all
     found = _trace(model.findings, pixel_values[passed_B]) if passed_B.any() else None
     maps = torch.full((len(pixel_values), len(model.order), *size), torch.nan, device=gate.logits_BL.device)
     maps[:, :1] = gate.heatmaps(size, raw)
@@ -137,13 +149,13 @@ def _trace(model: Any, pixel_values: Tensor) -> _Trace:
             hidden = head.trunk.embed_convolved(leaf)
         else:
             hidden = head.trunk.embed(leaf if averages else model.head_input(leaf)[0])
-        logits = head.logits(head.trunk.score(hidden))
+        logits = head.link(head.trunk.score(hidden))
     weights = _gradients(logits, leaf)
     if convolves:
         weights = _sum_behind_convolution(head.trunk.convolution, weights) / area
     else:  # a mean's gradient is the same at every position
         weights = weights / area if averages else weights.mean((-2, -1))
-    return _Trace(logits.detach(), hidden.detach(), map_BChw.detach(), weights)
+    return _Trace(head.calibrate(logits.detach()), hidden.detach(), map_BChw.detach(), weights)
 
 
 def _trace_vit(model: CXRViTForImageClassification, pixel_values: Tensor) -> _Trace:
@@ -160,14 +172,15 @@ def _trace_vit(model: CXRViTForImageClassification, pixel_values: Tensor) -> _Tr
         last = tokens_BNC[:, :n] + attended[:, :n]
         last = backbone.norm(last + block.drop_path2(block.ls2(block.mlp(block.norm2(last)))))
         hidden = head.trunk.embed(model.head_input(last)[0])
-        logits = head.logits(head.trunk.score(hidden))
+        logits = head.link(head.trunk.score(hidden))
     # One label after the other: measured no slower than batched, without L copies of the attention's gradient.
     first = backbone.num_prefix_tokens
     weights = [
         torch.autograd.grad(logits, leaf, one_hot_BL, retain_graph=True)[0][:, first:].mean(1)
         for one_hot_BL in _one_hot(logits)
     ]
-    return _Trace(logits.detach(), hidden.detach(), model.feature_map(leaf.detach()), torch.stack(weights))
+    maps = model.feature_map(leaf.detach())
+    return _Trace(head.calibrate(logits.detach()), hidden.detach(), maps, torch.stack(weights))
 
 
 def _gradients(logits_BL: Tensor, leaf: Tensor) -> Tensor:

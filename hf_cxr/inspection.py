@@ -19,6 +19,7 @@ from hf_cxr.explain import grad_cam, look, untrained
 from hf_cxr.inference import FilmBatches, batches
 from hf_cxr.localisation import FilmScore, LocalisationScore, Mask, mean_score, score_film
 from hf_cxr.models import CXRPreTrainedModel
+from hf_cxr.uncertainty import Uncertainty, mc_dropout
 
 MEASURES = ("entropy", "mutual_information", "deviation")
 Masks = Callable[[int], dict[str, Mask]]
@@ -55,7 +56,8 @@ def inspect(
 ) -> Inspection:
     """Monte Carlo dropout of every film, and heatmaps of some, from one pass through the backbone.
 
-    Each process takes its part; the result is whole on every one.
+    Each process takes its part; the result is whole on every one. A two-stage model's finding model looks at every
+    film, as in `inference.predict_logits`, so that doubt and probabilities are of the same model.
 
     Args:
         n_passes, seed: see `uncertainty.mc_dropout`; None leaves doubt out.
@@ -70,13 +72,17 @@ def inspect(
     pictures: dict[int, Any] = {}
     heatmaps: dict[int, Any] = {}
     for rows, pixels, inputs in batches(model, films, batch_size, state, "Looking"):
-        seen = look(model, inputs, n_passes=n_passes, seed=seed)
-        if seen.uncertainty is not None:
-            parts.append({name: getattr(seen.uncertainty, name).cpu().numpy() for name in MEASURES})
-        for i, row in enumerate(rows):
-            if row in shown:
-                pictures[row] = pixels[i, 0].cpu().numpy()
-                heatmaps[row] = seen.heatmaps[i].cpu().numpy()
+        kept = [i for i, row in enumerate(rows) if row in shown]
+        uncertainty: Uncertainty | None = None
+        if kept:
+            seen = look(model, inputs, n_passes=n_passes, seed=seed, run_all=True)
+            uncertainty = seen.uncertainty
+            pictures |= {rows[i]: pixels[i, 0].cpu().numpy() for i in kept}
+            heatmaps |= {rows[i]: seen.heatmaps[i].cpu().numpy() for i in kept}
+        elif n_passes is not None:
+            uncertainty = mc_dropout(model, inputs, n_passes, seed, run_all=True)
+        if uncertainty is not None:
+            parts.append({name: getattr(uncertainty, name).cpu().numpy() for name in MEASURES})
     together = gather_object([(parts, pictures, heatmaps)])
     doubt = None
     if n_passes is not None:

@@ -54,7 +54,9 @@ class Uncertainty:
         return self.entropy - self.mutual_information
 
 
-def mc_dropout(model: nn.Module, pixel_values: Tensor, n_passes: int = 30, seed: int = 0) -> Uncertainty:
+def mc_dropout(
+    model: nn.Module, pixel_values: Tensor, n_passes: int = 30, seed: int = 0, *, run_all: bool = False
+) -> Uncertainty:
     """Monte Carlo dropout of a model of the project, bare or under PEFT.
 
     The T masks are drawn once and hold for every film: T networks, each asked about all films. A film's figures
@@ -70,6 +72,7 @@ def mc_dropout(model: nn.Module, pixel_values: Tensor, n_passes: int = 30, seed:
         pixel_values: (B, 1, S, S), normalised.
         n_passes: T ≥ 2.
         seed: of the masks.
+        run_all: two stages only: run the finding model on every film, as reports do.
 
     Raises:
         NoDropoutError: the head (of either stage) has dropout 0.
@@ -81,7 +84,7 @@ def mc_dropout(model: nn.Module, pixel_values: Tensor, n_passes: int = 30, seed:
         if not isinstance(model, CXRTwoStageForImageClassification):
             return from_hidden(model, before_dropout(model, pixel_values), n_passes, seed)
         gate_BD = before_dropout(model.gate, pixel_values)
-        passed_B = model.passed(model.gate.head.logits(model.gate.head.trunk.score(gate_BD)))
+        passed_B = model.passed(model.gate.head.logits(model.gate.head.trunk.score(gate_BD))) | run_all
         found_KD = before_dropout(model.findings, pixel_values[passed_B]) if passed_B.any() else None
         return from_hidden_of_both(model, gate_BD, found_KD, passed_B, n_passes, seed)
 

@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--accelerate_config", type=Path, help="of each run; default: one process")
     parser.add_argument("--n_resamples", type=int, default=1000, help="of the bootstrap over patients")
     options, words = parser.parse_known_args()
+    if options.n_resamples < 100 or options.jobs < 1:
+        parser.error(f"n_resamples {options.n_resamples}, jobs {options.jobs}: expected 100 or more, and 1 or more")
     plan = Plan.read(options.plan)
     runs = plan.runs(options.output_dir, words)
     check(runs)

@@ -14,6 +14,7 @@ report ranks and does not decide. The output folder gets `eval_report.json`, `re
 import sys
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from hf_cxr.arguments import SettingsError
@@ -38,6 +39,7 @@ from hf_cxr.thresholds import ThresholdError
 
 def main() -> None:
     """Parse, gather predictions, evaluate, write."""
+    PartialState(cpu=not torch.accelerator.is_available())  # before anything asks which process this is
     settings, data, labels = parse_report_settings(description=__doc__)
     folder = Path(settings.output_dir)
     check_folder(folder, settings.overwrite)

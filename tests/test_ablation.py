@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
@@ -16,7 +17,10 @@ from hf_cxr.predictions import PredictionTable
 from tests.conftest import REPO
 from tests.test_train_recipe import TINY
 
-GRIDS = [{"loss": ["bce"], "link": ["flat", "conditional"]}, {"loss": ["hbce_soft"], "penalty_scale": [0.5, 1.0]}]
+GRIDS = [
+    {"loss": ["bce"], "link": ["flat", "conditional"]},
+    {"loss": ["hbce_soft"], "link": ["flat"], "penalty_scale": [0.5, 1.0]},
+]
 
 
 def write_plan(folder, **changes):
@@ -34,8 +38,8 @@ def write_plan(folder, **changes):
 def test_arms_are_the_combinations_of_each_grid(tmp_path):
     plan = Plan.read(write_plan(tmp_path))
     assert list(plan.arms) == [
-        "link=flat+loss=bce", "link=conditional+loss=bce", "loss=hbce_soft+penalty_scale=0.5",
-        "loss=hbce_soft+penalty_scale=1.0",
+        "link=flat+loss=bce", "link=conditional+loss=bce", "link=flat+loss=hbce_soft+penalty_scale=0.5",
+        "link=flat+loss=hbce_soft+penalty_scale=1.0",
     ]  # fmt: skip
     runs = plan.runs(tmp_path / "out", ["--learning_rate", "0.5"])
     assert len({run.folder for run in runs}) == 8
@@ -51,6 +55,13 @@ def test_arms_are_the_combinations_of_each_grid(tmp_path):
         ({"reference": {"loss": "bce"}}, r"fits \['link=flat\+loss=bce', 'link=conditional"),
         ({"reference": {"loss": "focal"}}, "fits no arm"),
         ({"grid": []}, "expected the keys base"),
+        ({"seeds": 3}, "seeds must be a list"),
+        ({"seeds": [0, 0]}, "of different numbers"),
+        ({"split": "tets"}, "validation or test, got 'tets'"),
+        ({"settings": [1]}, "must be mappings"),
+        ({"grids": [{"link": "flat", "loss": ["bce"]}]}, "from an option to a list of values"),
+        ({"grids": [{"link": ["flat"], "loss": ["bce"], "seed": [1]}]}, "set by the ablation itself"),
+        ({"grids": [*GRIDS, {"loss": ["hbce_soft"]}]}, r"arm loss=hbce_soft lacks \['link'\]"),
     ],
 )
 def test_a_bad_plan_is_refused(tmp_path, changes, message):
@@ -130,16 +141,49 @@ def test_runs_with_other_settings_are_not_taken_for_the_plans(done):
     assert "holds a run with other settings than the plan's" in refused.stderr
 
 
-def test_runs_on_other_films_are_not_compared(done, tmp_path):
+def test_words_do_not_contradict_the_arms(tmp_path):
+    plan = Plan.read(write_plan(tmp_path))
+    for word in ("--link", "--penalty_scale=1", "--seed"):
+        with pytest.raises(AblationError, match="on the command line"):
+            plan.runs(tmp_path / "out", [word, "1"])
+
+
+def test_other_films_or_truth_are_not_compared(done):
     folder, _, _ = done
     plan = Plan.read(folder / "plan.yaml")
     runs = plan.runs(folder / "out")
     table = folder / "out" / "link=conditional+loss=bce" / "s1" / "predictions_test.csv"
     whole = table.read_text()
+    rows = pd.read_csv(table)
+    other = {"films": rows.iloc[:-1], "truth": rows.assign(Mass=1 - rows["Mass"])}
     try:
-        table.write_text("\n".join(whole.splitlines()[:-1]) + "\n")
-        with pytest.raises(AblationError, match="other films than"):
-            summarise(plan, runs, 100)
+        for what, changed in other.items():
+            changed.to_csv(table, index=False)
+            with pytest.raises(AblationError, match=f"other {what} than"):
+                summarise(plan, runs, 100)
     finally:
         table.write_text(whole)
     assert "reference" in markdown(summarise(plan, runs, 100))
+
+
+def test_what_cannot_be_had_is_null(done):
+    """A finding-free gate of one class, and a taxonomy without edges: null with its reason, never 0 or NaN."""
+    folder, _, _ = done
+    plan = Plan.read(folder / "plan.yaml")
+    runs = plan.runs(folder / "out")
+    summary = summarise(plan, runs, 100)
+    one_class = {}
+    for run in runs:
+        table = run.folder / "predictions_test.csv"
+        one_class[table] = table.read_text()
+        pd.read_csv(table).assign(Abnormal=1).to_csv(table, index=False)
+    try:
+        gate = summarise(plan, runs, 100)["arms"][plan.reference]["gate_auroc"]
+    finally:
+        for table, text in one_class.items():
+            table.write_text(text)
+    assert gate["mean"] is None
+    assert gate["undefined"] == "no negative film"
+    edgeless = {k: v | {"share_out_of_order": None} for k, v in summary["arms"].items()}
+    assert markdown(summary | {"arms": edgeless}).count("no edges") == 2
+    json.dumps(summary, allow_nan=False)

@@ -216,6 +216,13 @@ def test_offsets_shift_without_labels():
     assert shifted.apply(("x",), said_there).mean() == pytest.approx(there.mean(), abs=0.01)
     assert abs(fitted.apply(("x",), said_there).mean() - there.mean()) > 0.05  # unshifted, it would be far off
     assert shifted.method == "platt, prior shifted"
+    assert shifted.prevalence["x"] == pytest.approx(there.mean(), abs=0.01)
+    again = calibration.shift_offsets(shifted, ("x",), said_there)
+    assert again.coefficients["x"] == pytest.approx(shifted.coefficients["x"], abs=1e-3)  # it is there already
+    refitted = calibration.refit_offsets(fitted, ("x",), there, said_there)
+    assert refitted.prevalence["x"] == there.mean()
+    after = calibration.shift_offsets(refitted, ("x",), said_there)
+    assert after.apply(("x",), said_there).mean() == pytest.approx(there.mean(), abs=0.01)
     with pytest.raises(CalibrationError, match="nothing to shift from"):
         calibration.shift_offsets(fit(("x",), np.zeros_like(truth), said, "none", "v"), ("x",), said)
 

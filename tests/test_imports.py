@@ -41,7 +41,7 @@ ALLOWED = {
         "predictions", "projection", "risk", "runs", "uncertainty",
     },
     "compute": {"models"},
-    "inspection": {"explain", "inference", "localisation", "models"},
+    "inspection": {"explain", "inference", "localisation", "models", "uncertainty"},
     "evaluate_metrics": {"metrics", "reliability"},
     "summary": {"evaluation"},
     "curves": {"bootstrap", "metrics"},

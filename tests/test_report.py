@@ -149,9 +149,45 @@ def test_calibration_is_fitted_on_the_other_table(tables, tmp_path, nih):
     assert len(report.provenance["table"].split("sha256 ")[1]) == 64
 
 
+def test_a_leak_is_seen_without_patients(tables, tmp_path):
+    """The same films as validation, once without their patients: ids tell, and half a tell is not enough."""
+    bare = pd.read_csv(tables / "a.csv").drop(columns="patient")
+    bare.to_csv(tmp_path / "bare.csv", index=False)
+    words = ["--predictions", str(tables / "a.csv"), "--validation", str(tmp_path / "bare.csv"), "--taxonomy", "nih"]
+    with pytest.raises(PredictionTableError, match="whether they share patients cannot be told"):
+        gather(*parse_report_settings(words))
+    bare.to_csv(tmp_path / "again.csv", index=False)
+    words = ["--predictions", str(tmp_path / "again.csv"), "--validation", str(tmp_path / "bare.csv")]
+    with pytest.raises(PredictionTableError, match="400 images are in the reported table"):
+        gather(*parse_report_settings([*words, "--taxonomy", "nih"]))
+
+
+def test_what_an_interruption_left_is_no_obstacle(written, tables):
+    folder, _ = written
+    left = folder.with_name(f".{folder.name}.before")
+    left.mkdir()
+    (left / "old.txt").write_text("old")
+    report, table = EvalReport.from_json(folder / "eval_report.json"), PredictionTable.read(tables / "a.csv")
+    nih = load_taxonomy("nih")
+    write_report(folder, report, table, nih, "again", overwrite=True)
+    assert not left.exists()
+    with pytest.raises(KeyError):  # a figure that is not there, half-way through
+        write_report(folder, replace(report, calibration={}), table, nih, "broken", overwrite=True)
+    assert not folder.with_name(f".{folder.name}.partial").exists()
+    assert "again" in (folder / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["--predictions", "t.csv", "--compare", "b.csv", "--validation", "v.csv", "--calibration", "platt"],
+            "only the first table would be calibrated",
+        ),
+        (["--predictions", "t.csv", "--patient_pattern", "("], "patient_pattern '\\('"),
+        (["--predictions", "t.csv", "--heatmap_films", "2"], "need --model"),
+        (["--model", "m", "--split", "validation", "--abstain_coverage", "0.8"], "chosen on validation"),
+        (["--model", "m", "--dropout_passes", "1"], "passes of 2 or more"),
         (["--predictions", "t.csv", "--calibration", "platt"], "nothing to fit on; give --validation"),
         (["--predictions", "t.csv", "--calibration", "isotonic"], "expected one of none, temperature"),
         ([], "give one of the two"),

@@ -52,6 +52,12 @@ def train(monkeypatch, words):
     runpy.run_path(str(REPO / "recipes" / "train.py"), run_name="__main__")
 
 
+def evaluate(monkeypatch, model, report, *words):
+    own = ["--model", str(model), "--output_dir", str(report), "--n_resamples", "100"]
+    monkeypatch.setattr(sys, "argv", ["recipes/evaluate.py", *own, *words])
+    runpy.run_path(str(REPO / "recipes" / "evaluate.py"), run_name="__main__")
+
+
 def check_run(folder, *extra):
     script = TEST_DATA.parent / "acceptance" / "check_run.py"
     if not script.exists():
@@ -119,10 +125,8 @@ def test_best_metric_of_training_is_that_of_the_saved_model(finished):
 
 
 def test_a_report_on_the_model_has_its_doubt_and_its_heatmaps(finished, tmp_path, monkeypatch):
-    words = ["--model", str(finished), "--output_dir", str(tmp_path / "report"), "--n_resamples", "100"]
     looks = ["--abstain_coverage", "0.8", "--heatmap_films", "2", "--dropout_passes", "5"]
-    monkeypatch.setattr(sys, "argv", ["recipes/evaluate.py", *words, *looks])
-    runpy.run_path(str(REPO / "recipes" / "evaluate.py"), run_name="__main__")
+    evaluate(monkeypatch, finished, tmp_path / "report", *looks)
     report = EvalReport.from_json(tmp_path / "report" / "eval_report.json")
     own = EvalReport.from_json(finished / "eval_report.json")
     assert report.aggregate["macro_auroc"] == pytest.approx(own.aggregate["macro_auroc"], abs=1e-9)
@@ -152,7 +156,7 @@ def test_operating_points_come_from_validation_and_are_in_the_config(finished):
 
 
 def test_a_model_that_overstates_is_calibrated(words, tmp_path, monkeypatch):
-    """Positive weights make every finding too likely; the checkpoint's probabilities are mended, its ranking kept."""
+    """Positive weights make every finding too likely; the checkpoint's probabilities are mended."""
     train(
         monkeypatch,
         words(tmp_path / "run", balanced_pos_weight=True, learning_rate=1e-2, ema_decay=0.5, calibration="beta"),
@@ -224,6 +228,11 @@ def test_r2s_two_stages(words, tmp_path, monkeypatch):
     threshold = np.array([[model.config.gate_threshold]])
     calibrated = Calibration(**model.config.calibration).apply(("Abnormal",), threshold)
     assert calibrated == pytest.approx(report.gate["threshold"], abs=1e-6)
+    evaluate(monkeypatch, tmp_path / "run", tmp_path / "report", "--heatmap_films", "40")
+    again = EvalReport.from_json(tmp_path / "report" / "eval_report.json")
+    assert again.aggregate["macro_auroc"] == pytest.approx(report.aggregate["macro_auroc"], abs=1e-9)
+    assert 0 < again.gate["compute"]["flops_gate"] < again.gate["compute"]["flops"]
+    assert "head_dropout" in again.uncertainty["undefined"]
     check_run(tmp_path / "run", "--expect_consistent")
 
 
@@ -265,13 +274,50 @@ def test_r2s_config_as_shipped(phantom, tmp_path, monkeypatch):
     assert report.hierarchy["flat"]["images_out_of_order"] == 0
 
 
-def launch(words, processes):
+@pytest.mark.slow
+def test_two_processes_write_the_report_of_one(finished, tmp_path, monkeypatch):
+    evaluate(monkeypatch, finished, tmp_path / "one", "--dropout_passes", "5", "--heatmap_films", "3")
+    own = ["--model", str(finished), "--output_dir", str(tmp_path / "two"), "--n_resamples", "100"]
+    launch([*own, "--dropout_passes", "5", "--heatmap_films", "3"], 2, recipe="evaluate.py")
+    one, two = (json.loads((tmp_path / name / "eval_report.json").read_text()) for name in ("one", "two"))
+    assert two["n_images"] == one["n_images"]
+    assert two["aggregate"] == one["aggregate"]
+    for name, row in one["uncertainty"]["labels"].items():
+        assert two["uncertainty"]["labels"][name]["measures"]["entropy"] == pytest.approx(
+            row["measures"]["entropy"], abs=1e-5
+        )
+    for name, score in one["localisation"]["trained"].items():
+        assert two["localisation"]["trained"][name] == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize("words", [["--model", "nowhere/at/all"], ["--model", str(REPO / "tests")]])
+def test_a_model_that_is_none_is_said_so(words, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="SettingsError: model"):
+        evaluate(monkeypatch, words[1], tmp_path / "report", "--dataset", "phantom")
+
+
+def test_boxes_are_found_matched_or_refused(finished, phantom, tmp_path, monkeypatch):
+    films = pd.read_csv(finished / "predictions_test.csv")["id"]
+    header = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+    (tmp_path / "boxes.csv").write_text(header + f"{films[0]},Mass,100,100,200,300,,,\n")
+    evaluate(monkeypatch, finished, tmp_path / "report", "--boxes", str(tmp_path / "boxes.csv"))
+    part = EvalReport.from_json(tmp_path / "report" / "eval_report.json").localisation
+    assert part["source"] == "1 boxes of boxes.csv"
+    assert list(part["trained"]) == ["Mass"]
+    assert part["trained"]["Mass"]["area"] == pytest.approx(0.2 * 0.3, abs=0.01)
+    (tmp_path / "other.csv").write_text(header + "elsewhere.png,Mass,100,100,200,300,,,\n")
+    with pytest.raises(SystemExit, match=r"BoxError: .*no box is of a film of this split"):
+        evaluate(monkeypatch, finished, tmp_path / "second", "--boxes", str(tmp_path / "other.csv"))
+    assert not (tmp_path / "second").exists()
+
+
+def launch(words, processes, recipe="train.py"):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     if processes > 1:
         command += ["--config_file", str(REPO / "recipes" / "accelerate" / "two_cpu_processes.yaml")]
     done = subprocess.run(
-        [*command, str(REPO / "recipes" / "train.py"), *words], capture_output=True, text=True, env=environment
+        [*command, str(REPO / "recipes" / recipe), *words], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done

@@ -21,10 +21,15 @@ def ablation_differences(summary: Mapping[str, Any], path: Path, title: str) -> 
         for place, (name, row) in enumerate(reversed(arms)):
             macro, reference = row["macro_auroc"], name == summary["reference"]
             marker = "D" if reference else "o"
+            if macro["difference"] is None:
+                continue
             left.plot(macro["difference"], place, marker, color="k" if reference else "C0", markersize=4)
             if macro["difference_ci"]:
                 left.plot(macro["difference_ci"], [place, place], color="C0", linewidth=1)
-            right.barh(place, 100 * row["share_out_of_order"], color="0.6")
+            if row["share_out_of_order"] is None:
+                right.text(1, place, "no edges", va="center", fontsize=7, fontstyle="italic")
+            else:
+                right.barh(place, 100 * row["share_out_of_order"], color="0.6")
         left.axvline(0, color="k", linewidth=0.8, linestyle=":")
         left.set_yticks(range(len(arms)), [row["label"] for _, row in reversed(arms)], fontsize=7)
         left.set_xlabel("macro AUROC less the reference's (diamond), 95 % interval over patients")

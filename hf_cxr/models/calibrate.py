@@ -1,5 +1,7 @@
 """The calibration that a checkpoint carries, applied as the last step of its forward pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,3 +59,38 @@ class Calibrate(nn.Module):
         for name in names:
             settle(name)
         return torch.stack(columns, 1)
+
+
+def moved_threshold(threshold: float, old: list[float] | None, new: list[float] | None) -> float:
+    """The threshold under another calibration at which the same films are positive.
+
+    Args:
+        threshold: in [0, 1], of probabilities under `old`. old, new: (a, b, c) of the label, None: not calibrated.
+    """
+    target = torch.tensor(threshold, dtype=torch.float64).logit()
+    if not target.isfinite():  # everything or nothing is positive, however calibrated
+        return threshold
+    low, high = torch.tensor(-800.0, dtype=torch.float64), torch.tensor(800.0, dtype=torch.float64)
+    for _ in range(200):  # each calibration rises, so that halving finds the logit it came from
+        middle = (low + high) / 2
+        low, high = (middle, high) if _calibrated(middle, old) < target else (low, middle)
+    return float(_calibrated(high, new).sigmoid())
+
+
+def _calibrated(logit: Tensor, numbers: list[float] | None) -> Tensor:
+    a, b, c = numbers or (1.0, 1.0, 0.0)
+    return a * F.logsigmoid(logit) - b * F.logsigmoid(-logit) + c
+
+
+def moved_points(
+    points: dict[str, Any], old: dict[str, Any] | None, new: dict[str, Any] | None, gate: str | None
+) -> Any:
+    """A config's operating points under another calibration: the same films are decided as before."""
+
+    def move(name: str, threshold: float | None) -> float | None:
+        sides = (calibration["coefficients"][name] if calibration else None for calibration in (old, new))
+        return None if threshold is None else moved_threshold(threshold, *sides)
+
+    thresholds = {name: move(name, threshold) for name, threshold in points["thresholds"].items()}
+    gate_threshold = move(gate, points["gate_threshold"]) if gate else None
+    return points | {"thresholds": thresholds, "gate_threshold": gate_threshold}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .calibrate import moved_points
 from .configuration import CXRConfig
 from .heads import ConditionalLink, CXRHead, conditional_scores
 
@@ -104,6 +105,23 @@ class CXRPreTrainedModel(PreTrainedModel):
         scores = conditional_scores(clipped, parents)
         bias = self.head.trunk.classifier.bias
         bias.copy_(torch.tensor([scores[name] for name in self.config.label_names], dtype=bias.dtype))
+
+    def set_calibration(self, calibration: dict[str, Any] | None) -> None:
+        """Calibrate otherwise from now on; stored thresholds move along, so that the same films are decided as before.
+
+        Args:
+            calibration: `hf_cxr.calibration.Calibration.to_config()`; None: probabilities as trained.
+
+        Raises:
+            ValueError: it lacks a label of the model.
+        """
+        config = self.config
+        if calibration and (missing := set(config.label_names) - set(calibration["coefficients"])):
+            raise ValueError(f"the calibration has no coefficients for {sorted(missing)}")
+        if config.operating_points:
+            gate = config.gate["node"] if config.gate else None
+            config.operating_points = moved_points(config.operating_points, config.calibration, calibration, gate)
+        config.calibration = calibration
 
     def load_backbone(self, weights: str) -> None:
         """Put pretrained weights into the backbone, in place.

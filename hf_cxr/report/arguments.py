@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class ReportArguments:
     )
     projection: str = field(default="up", metadata={"help": f"Shown beside, one of {', '.join(METHODS)}."})
     n_resamples: int = field(default=1000, metadata={"help": "Resamples of the bootstrap over patients."})
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+    seed: int = field(default=0, metadata={"help": "Of the bootstrap, the dropout masks and the films shown."})
     id_column: str | None = field(
         default=None, metadata={"help": "Column that names the film; default: id, or the first."}
     )
@@ -97,6 +98,18 @@ class ReportArguments:
             )
         if self.calibration != "none" and not self.validation:
             raise SettingsError(f"calibration {self.calibration}: there is nothing to fit on; give --validation TABLE")
+        if self.calibration != "none" and self.compare:
+            raise SettingsError(
+                "calibration with compare: only the first table would be calibrated, and its Brier score compared with "
+                "the second's raw one; leave one of the two out"
+            )
+        if self.abstain_coverage is not None and self.split == "validation":
+            raise SettingsError("abstain_coverage: the rule is chosen on validation, which cannot be reported with it")
+        if self.patient_pattern is not None:
+            try:
+                re.compile(self.patient_pattern)
+            except re.error as error:
+                raise SettingsError(f"patient_pattern {self.patient_pattern!r}: {error}") from None
         for name in ("criterion", "gate_criterion"):
             if (text := getattr(self, name)) is not None:
                 Criterion.parse(text)

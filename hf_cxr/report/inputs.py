@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForImageClassification
 
-from hf_cxr.arguments import DataArguments, LabelArguments
+from hf_cxr.arguments import DataArguments, LabelArguments, SettingsError
 from hf_cxr.calibration import Calibration, calibrated, fit_table
 from hf_cxr.curves import Reader, read_readers
 from hf_cxr.evaluation import is_composed
@@ -90,8 +90,13 @@ def gather(settings: ReportArguments, data: DataArguments, labels: LabelArgument
 
 def _from_model(settings: ReportArguments, data: DataArguments, labels: LabelArguments) -> Inputs:
     folder = Path(str(settings.model))
-    model = AutoModelForImageClassification.from_pretrained(settings.model, dtype=torch.float32)
-    processor = CXRImageProcessor.from_pretrained(settings.model)
+    try:
+        model = AutoModelForImageClassification.from_pretrained(settings.model, dtype=torch.float32)
+        processor = CXRImageProcessor.from_pretrained(settings.model)
+    except (OSError, ValueError) as error:  # no such folder, no processor in it, a weight missing
+        raise SettingsError(f"model {settings.model}: {error}") from error
+    if not isinstance(model, CXRPreTrainedModel):
+        raise SettingsError(f"model {settings.model} is a {type(model).__name__}; expected one of this project")
     config, hierarchy = model.config, Hierarchy.from_config(model.config)
     films = prepare_split(data, labels, processor, hierarchy, settings.split)
     logits = uncalibrated_logits(model, films, settings.split)
@@ -152,7 +157,8 @@ def _localised(
     model: CXRPreTrainedModel, films: Films, data: DataArguments, settings: ReportArguments
 ) -> tuple[dict[str, dict[str, LocalisationScore]], str] | None:
     ids = list(films.decoded[settings.split]["id"])
-    found = find_masks(data, settings.boxes, ids, model.config.image_size)
+    names = tuple(model.config.label_names)
+    found = find_masks(data, settings.boxes, ids, names, model.config.image_size)
     return None if found is None else (localise(model, films.dataset(settings.split), found[0]), found[1])
 
 
@@ -177,8 +183,18 @@ def _file(path: Path) -> str:
 
 
 def _check_apart(table: PredictionTable, validation: PredictionTable) -> None:
-    shared = set(table.patients) & set(validation.patients)
-    if shared:
+    """A split never decides by thresholds of its own.
+
+    Raises:
+        PredictionTableError: films or patients are in both, or only one of the tables says whose films it has.
+    """
+    if table.unit != validation.unit:
+        raise PredictionTableError(
+            f"the reported table has films by {table.unit}, --validation by {validation.unit}: whether they share "
+            "patients cannot be told; give patients in both, or in neither"
+        )
+    # Without patients these are the films' ids. With them, ids that are mere row numbers may well meet.
+    if shared := set(table.patients) & set(validation.patients):
         raise PredictionTableError(
             f"{len(shared)} {table.unit}s are in the reported table and in the one that thresholds are chosen on, e.g. "
             f"{sorted(map(str, shared))[:3]}; a split never decides by thresholds of its own: give another split"

@@ -224,6 +224,8 @@ def _calibration(report: EvalReport) -> Section:
     if "before" in part:
         rows.insert(0, ["before calibration", *(number(part["before"][k], 4) for k in keys)])
     fitted = f"Calibrated by {part['method']}, fitted on {part['split']}. " if part.get("split") else ""
+    if part.get("split") == report.split:
+        fitted += "These are the films it was fitted on, so that its figures after calibration flatter it. "
     if part.get("pooled"):
         fitted += f"Too few films of both classes there for numbers of their own: {', '.join(part['pooled'])}. "
     head = ["mean over findings", "ECE, equal width", "ECE, equal mass", "of exact probabilities"]
@@ -294,7 +296,7 @@ def _heatmaps(report: EvalReport, figures: dict[str, str]) -> Section | None:
         rows.append([name, number(score["n"]), *pairs, number(score["area"])])
     head = ["finding", "films", "pointing game", "IoU at half", "mass inside", "its area"]
     text = [
-        f"Grad-CAM against {part['source']}: trained / the same network with random weights (three of them). A map "
+        f"Grad-CAM against {part['source']}: trained / the same network with random weights, several of them. A map "
         "that knows nothing has about the finding's area inside. A trained figure that is no better than the untrained "
         "one shows the method and the films, not what was learned."
     ]
@@ -353,6 +355,10 @@ def _undefined(report: EvalReport) -> Section | None:
     rows += [["gate", figure, why] for figure, why in gate.get("undefined", {}).items()]
     for name, row in gate.get("lost", {}).items():
         rows += [[f"{name} at the gate", figure, why] for figure, why in row.get("undefined", {}).items()]
+    for name, row in report.uncertainty.get("labels", {}).items():
+        rows += [[f"{name}, its errors", figure, why] for figure, why in row["undefined"].items()]
+    for name, row in report.localisation.get("trained", {}).items():
+        rows += [[f"heatmaps of {name}", "all", row["undefined"]]] if row["undefined"] else []
     return Section("Undefined figures", [], [Table(["of", "figure", "why"], rows)]) if rows else None
 
 

@@ -35,6 +35,8 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     Raises:
         ReportFolderError: with what to do.
     """
+    if folder.is_file():
+        raise ReportFolderError(f"{folder} is a file; choose another output_dir")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / "report.html").exists():
@@ -63,15 +65,36 @@ def write_report(
     Raises:
         ReportFolderError: see `check_folder`.
     """
+    folder = folder.resolve()
     check_folder(folder, overwrite)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "figures").mkdir(parents=True)
-    table = table.in_order(hierarchy.names)
-    captions = _draw(partial / "figures", report, table, hierarchy, title, readers)
+    partial, before = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "before"))
+    for left_over in (partial, before):  # by an interruption
+        shutil.rmtree(left_over, ignore_errors=True)
+    try:
+        _write(partial, report, table.in_order(hierarchy.names), hierarchy, title, readers, inspection)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if folder.exists():
+        folder.rename(before)
+    partial.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    report: EvalReport,
+    table: PredictionTable,
+    hierarchy: Hierarchy,
+    title: str,
+    readers: tuple[Reader, ...],
+    inspection: Inspection | None,
+) -> None:
+    (folder / "figures").mkdir(parents=True)
+    captions = _draw(folder / "figures", report, table, hierarchy, title, readers)
     if inspection is not None:
-        captions |= _draw_looks(partial / "figures", report, table, hierarchy, title, inspection)
-    pictures = {n: base64.b64encode((partial / "figures" / f"{n}.png").read_bytes()).decode() for n in captions}
+        captions |= _draw_looks(folder / "figures", report, table, hierarchy, title, inspection)
+    pictures = {n: base64.b64encode((folder / "figures" / f"{n}.png").read_bytes()).decode() for n in captions}
     environment = Environment(
         loader=PackageLoader("hf_cxr.report"),
         undefined=StrictUndefined,
@@ -83,13 +106,8 @@ def write_report(
         text = environment.get_template(f"{name}.jinja").render(
             title=title, sections=sections(report, captions), pictures=pictures
         )
-        (partial / name).write_text(text, encoding="utf-8")
-    report.to_json(partial / REPORT_FILE)
-    before = folder.with_name(f".{folder.name}.before")
-    if folder.exists():
-        folder.rename(before)
-    partial.rename(folder)
-    shutil.rmtree(before, ignore_errors=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    report.to_json(folder / REPORT_FILE)
 
 
 def _draw(
@@ -160,9 +178,11 @@ def _panel(row: int, table: PredictionTable, hierarchy: Hierarchy, inspection: I
     names = list(dict.fromkeys([likeliest, *sorted(true, key=lambda name: -probability[name])]))[:3]
     heat = inspection.heatmaps[row]
     maps = {
-        f"{name}, P = {probability[name]:.2f} ({'true' if truth[name] == 1 else 'not so'})": heat[
-            inspection.names.index(name)
-        ]
+        f"{name}, P = {probability[name]:.2f} ({_truth(truth[name])})": heat[inspection.names.index(name)]
         for name in names
     }
     return figures.Panel(inspection.films[row], "true: " + ",\n".join(true), maps)
+
+
+def _truth(value: float) -> str:
+    return "unknown" if np.isnan(value) else "true" if value == 1 else "not so"

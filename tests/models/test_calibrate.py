@@ -92,8 +92,42 @@ def test_uncertainty_and_heatmaps_are_of_the_calibrated_model(nih, make_model):
     pixels = torch.randn(3, 1, 32, 32)
     expected = model(pixels).logits.sigmoid()
     seen = look(model, pixels, n_passes=200)
+    plain = make_model(link="conditional", head_dropout=0.3).eval()
+    torch.testing.assert_close(seen.heatmaps, look(plain, pixels, n_passes=None).heatmaps)  # of what the model read
     torch.testing.assert_close(seen.logits.sigmoid(), expected, atol=1e-6, rtol=0)
     assert (seen.uncertainty.mean - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("method", ["temperature", "beta"])
+def test_thresholds_move_with_the_calibration(nih, make_model, method):
+    """The same films are decided as before, whatever the calibration does to their probabilities."""
+    model, z = make_model(), logits(nih, n=2000).double()
+    thresholds = {name: float(torch.rand(())) for name in nih.names} | {"Mass": None, "Hernia": 0.0}
+    model.config.operating_points = {
+        "split": "validation", "gate_threshold": 0.3, "gate_criterion": "", "criterion": "", "thresholds": thresholds
+    }  # fmt: skip
+
+    def decided():
+        points = model.config.operating_points
+        rows = [points["thresholds"][n] for n in nih.names] + [points["gate_threshold"]]
+        alone = Calibration("x", "", (model.config.calibration or identity)["coefficients"])
+        p = torch.tensor(alone.apply(nih.names, z.sigmoid().numpy()))
+        p = torch.cat([p, p[:, [nih.names.index(nih.gate)]]], 1)
+        return [None if t is None else (p[:, i] >= t).tolist() for i, t in enumerate(rows)]
+
+    identity = {"coefficients": dict.fromkeys(nih.names, (1.0, 1.0, 0.0))}
+    before = decided()
+    model.set_calibration(made_up(nih, method).to_config())
+    assert decided() == before
+    model.set_calibration(made_up(nih, seed=4).to_config())
+    assert decided() == before
+    model.set_calibration(None)
+    assert decided() == before
+    assert model.config.operating_points["thresholds"]["Nodule"] == pytest.approx(thresholds["Nodule"], abs=1e-9)
+    short = made_up(nih).to_config()
+    del short["coefficients"]["Hernia"]
+    with pytest.raises(ValueError, match=r"no coefficients for \['Hernia'\]"):
+        model.set_calibration(short)
 
 
 def test_a_calibration_of_other_labels_is_refused(nih):
