@@ -20,7 +20,7 @@ from hf_cxr.predictions import PredictionTable, PredictionTableError
 from hf_cxr.report import ReportFolderError, write_report
 from hf_cxr.report.arguments import parse_report_settings
 from hf_cxr.report.inputs import gather
-from hf_cxr.report.sections import number, with_interval
+from hf_cxr.report.layout import number, with_interval
 from tests.conftest import TEST_DATA
 from tests.test_evaluation import make_table
 

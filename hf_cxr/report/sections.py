@@ -1,47 +1,14 @@
-"""What a report says, as plain data: sections of sentences, tables and figures, rendered by the templates."""
+"""What a report says: sections of sentences, tables and figures, rendered by the templates."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.metrics import FEW_POSITIVES
-
-NONE = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows under a head; the first column is text, the others are numbers."""
-
-    head: list[str]
-    rows: list[list[str]]
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A title, sentences, tables and figures (`{file name: caption}`), in this order on the page."""
-
-    title: str
-    text: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    figures: dict[str, str] = field(default_factory=dict)
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A figure for readers; `–` where undefined."""
-    if value is None:
-        return NONE
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
-
-
-def with_interval(row: dict[str, Any], name: str, digits: int = 3) -> str:
-    """`0.712 (0.680–0.741)`, without the bracket where there is no interval."""
-    interval = row.get(f"{name}_ci")
-    text = number(row.get(name), digits)
-    return f"{text} ({interval[0]:.{digits}f}–{interval[1]:.{digits}f})" if interval else text
+from hf_cxr.report.groups import comparison, subgroup
+from hf_cxr.report.layout import Section, Table, number, with_interval
+from hf_cxr.report.looks import doubt, heatmaps
 
 
 def sections(report: EvalReport, figures: dict[str, str]) -> list[Section]:
@@ -56,10 +23,10 @@ def sections(report: EvalReport, figures: dict[str, str]) -> list[Section]:
         _gate(report),
         _consistency(report),
         _calibration(report),
-        _doubt(report),
-        _heatmaps(report, figures),
-        *(_subgroup(column, part) for column, part in report.subgroups.items()),
-        _comparison(report),
+        doubt(report),
+        heatmaps(report, figures),
+        *(subgroup(column, part) for column, part in report.subgroups.items()),
+        comparison(report),
         _undefined(report),
         _origin(report),
     ]
@@ -234,118 +201,6 @@ def _calibration(report: EvalReport) -> Section:
         "probability were exact: an ECE near it cannot be told from perfect calibration."
     ]
     return Section("Calibration", text, [Table(head, rows)])
-
-
-def _doubt(report: EvalReport) -> Section | None:
-    part = report.uncertainty
-    if not part:
-        return None
-    if "undefined" in part:
-        return Section("Doubt", [f"Not measured: {part['undefined']}."])
-    names = {
-        "entropy": "entropy with dropout",
-        "mutual_information": "mutual information",
-        "deviation": "deviation",
-        "plain_entropy": "plain entropy",
-    }
-    rows, better = [], 0
-    scored = [name for name, row in part["labels"].items() if not row["undefined"]]
-    for name, row in part["labels"].items():
-        of = row["measures"]
-        cells = [number(of[key]["error_auroc"]) for key in names]
-        better += name in scored and of["entropy"]["aurc"] < of["plain_entropy"]["aurc"]
-        areas = [number(value, 4) for value in (of["entropy"]["aurc"], of["plain_entropy"]["aurc"], row["best_aurc"])]
-        rows.append([name, f"{row['n_errors']:,} / {row['n']:,}", *areas, *cells])
-    ranked_by = [f"errors: {name}" for name in names.values()]
-    head = ["label", "wrong / films", "AURC, dropout", "AURC, plain", "AURC, best", *ranked_by]
-    text = [
-        f"Monte Carlo dropout, {part['n_passes']} passes. AURC: mean share of wrong decisions over all shares of films "
-        "decided, the surest first; less is better. “Errors”: AUROC of the doubt for “this decision is wrong”; 0.5 "
-        "knows nothing, below 0.5 points the wrong way.",
-        f"The entropy with dropout has the lower AURC on {better} of {len(scored)} labels than that of the plain "
-        "probability, which costs nothing.",
-    ]
-    tables = [Table(head, rows)]
-    if part.get("coverage_wished") is not None:
-        tables.append(_abstain(part))
-    return Section("Doubt", text, tables)
-
-
-def _abstain(part: dict[str, Any]) -> Table:
-    rows = []
-    for name, row in part["labels"].items():
-        kept = row["abstain"]
-        shares = [number(kept[key]) for key in ("coverage", "risk", "risk_kept", "risk_abstained")]
-        rows.append([name, number(kept["threshold"], 4), *shares])
-    return Table(
-        ["label", "threshold", "share decided", "wrong, all films", "wrong, decided", "wrong, left to a reader"],
-        rows,
-        f"A rule for each label that leaves films of more {part['abstain_by']} to a reader, chosen to decide "
-        f"{part['coverage_wished']:.0%} of validation's films.",
-    )
-
-
-def _heatmaps(report: EvalReport, figures: dict[str, str]) -> Section | None:
-    part = report.localisation
-    if not part:
-        return Section("Heatmaps", []) if "heatmaps" in figures else None
-    rows = []
-    for name, score in part["trained"].items():
-        other = part["untrained"][name]
-        pairs = [f"{number(score[key])} / {number(other[key])}" for key in ("pointing", "iou", "inside")]
-        rows.append([name, number(score["n"]), *pairs, number(score["area"])])
-    head = ["finding", "films", "pointing game", "IoU at half", "mass inside", "its area"]
-    text = [
-        f"Grad-CAM against {part['source']}: trained / the same network with random weights, several of them. A map "
-        "that knows nothing has about the finding's area inside. A trained figure that is no better than the untrained "
-        "one shows the method and the films, not what was learned."
-    ]
-    return Section("Heatmaps", text, [Table(head, rows)])
-
-
-def _subgroup(column: str, part: dict[str, Any]) -> Section:
-    rows = []
-    for value, group in part["groups"].items():
-        cells = [str(value), f"{group['n_images']:,} / {number(group['n_patients'])}"]
-        for name in ("macro_auroc", "false_no_finding_rate"):
-            figure = group.get("figures", {}).get(name, {})
-            cells.append(with_interval({name: figure.get("value"), f"{name}_ci": figure.get("ci")}, name))
-        gap = group.get("gaps", {}).get("false_no_finding_rate")
-        gap_text = with_interval({"gap": gap["value"], "gap_ci": gap["ci"]}, "gap") if gap else NONE
-        rows.append([*cells, gap_text, number(gap["p"]) if gap else NONE])
-    head = ["group", "films / patients", "macro AUROC", "false “no finding” rate", "gap to the reference", "p"]
-    text = [
-        f"Reference: {part['reference']} (the largest group). {part['n_unknown']:,} films without this information. "
-        "False “no finding”: abnormal films that the gate clears. Further figures are in eval_report.json."
-    ]
-    return Section(f"Subgroups by {column}", text, [Table(head, rows)])
-
-
-def _comparison(report: EvalReport) -> Section | None:
-    part = report.comparison
-    if not part:
-        return None
-    rows = []
-    for name, row in part["figures"].items():
-        interval = row["interval"]
-        ci = None if interval["undefined"] else (interval["low"], interval["high"])
-        shown = with_interval({"d": row["difference"], "d_ci": ci}, "d", 4)
-        rows.append(
-            [
-                name,
-                number(row["first"], 4),
-                number(row["second"], 4),
-                shown,
-                number(row["p"], 4),
-                number(row["p_delong"], 4),
-            ]
-        )
-    text = [
-        f"The same {report.n_images:,} films, paired resamples. First: this report. p: bootstrap "
-        "over patients, not corrected for the number of rows; DeLong's takes films as independent."
-    ]
-    head = ["figure", "first", "second", "difference", "p", "p, DeLong"]
-    return Section("Comparison", text, [Table(head, rows)])
 
 
 def _undefined(report: EvalReport) -> Section | None:
