@@ -89,7 +89,7 @@ class Calibration:
         if missing := [name for name in names if name not in self.coefficients]:
             raise CalibrationError(f"no calibration for {missing}; there is one for {list(self.coefficients)}")
         a, b, c = np.array([self.coefficients[name] for name in names]).T
-        log_p, log_q = _logs(probability_NL)
+        log_p, log_q = logs(probability_NL)
         calibrated = expit(a * log_p - b * log_q + c)
         return calibrated if hierarchy is None else _keep_order(names, probability_NL, calibrated, hierarchy)
 
@@ -114,7 +114,7 @@ def choose_method(names: tuple[str, ...], truth_NL: Array, probability_NL: Array
         keep = ~np.isnan(truth_NL[outside])
         for method in METHODS:
             fitted = fit(names, truth_NL[inside], probability_NL[inside], method, "")
-            log_p, log_q = _logs(fitted.apply(names, probability_NL[outside]))
+            log_p, log_q = logs(fitted.apply(names, probability_NL[outside]))
             losses[method][fold] = _loss(truth_NL[outside][keep], (log_p - log_q)[keep])
     chosen = METHODS[0]
     for method in METHODS[1:]:
@@ -175,7 +175,7 @@ def refit_offsets(
 
     A label without both classes among them keeps its offset.
     """
-    log_p, log_q = _logs(probability_NL)
+    log_p, log_q = logs(probability_NL)
     coefficients, prevalence = dict(calibration.coefficients), dict(calibration.prevalence)
     for i, name in enumerate(names):
         a, b, c = coefficients[name]
@@ -189,62 +189,6 @@ def refit_offsets(
     return replace(calibration, method=method, coefficients=coefficients, prevalence=prevalence)
 
 
-def shift_offsets(calibration: Calibration, names: tuple[str, ...], probability_NL: Array) -> Calibration:
-    """The same slopes with new offsets c, from films of another place without any label (`estimate_prior`).
-
-    Right where films of a class look the same there and only the classes' shares differ (label shift).
-
-    Args:
-        probability_NL: before calibration, as in `refit_offsets`.
-
-    Raises:
-        CalibrationError: the calibration's split had one class of a label, so that there is no shift to start from.
-    """
-    before = calibration.apply(names, probability_NL)
-    coefficients, prevalence = dict(calibration.coefficients), dict(calibration.prevalence)
-    for i, name in enumerate(names):
-        old = calibration.prevalence.get(name)
-        if old is None or not 0 < old < 1:
-            raise CalibrationError(f"'{name}': its prevalence on {calibration.split} is {old}; nothing to shift from")
-        a, b, c = coefficients[name]
-        new = estimate_prior(before[:, i], old)
-        coefficients[name], prevalence[name] = (a, b, float(c + logit(new) - logit(old))), new
-    method = f"{calibration.method}, prior shifted"
-    return replace(calibration, method=method, coefficients=coefficients, prevalence=prevalence)
-
-
-def shift_prior(probability_N: Array, old: float, new: float) -> NDArray[np.float64]:
-    """Probabilities for another prevalence, where films of a class look the same (label shift).
-
-        odds' = odds · [new / (1 − new)] / [old / (1 − old)]
-
-    Args:
-        probability_N: calibrated for the prevalence `old`. old, new: in (0, 1).
-    """
-    for name, value in (("old", old), ("new", new)):
-        if not 0 < value < 1:
-            raise CalibrationError(f"prevalence {name}: got {value}, expected a share between 0 and 1, both excluded")
-    log_p, log_q = _logs(probability_N)
-    return expit(log_p - log_q + logit(new) - logit(old))
-
-
-def estimate_prior(probability_N: Array, old: float, tolerance: float = 1e-8, max_iterations: int = 10_000) -> float:
-    """The prevalence among new films without labels, by expectation–maximisation (Saerens et al. 2002).
-
-    Args:
-        probability_N: of the new films, calibrated for the prevalence `old` in (0, 1).
-
-    Returns:
-        prevalence in (0, 1): where the mean of the shifted probabilities is the assumed prevalence.
-    """
-    new = old
-    for _ in range(max_iterations):
-        last, new = new, float(np.clip(shift_prior(probability_N, old, new).mean(), 1e-9, 1 - 1e-9))
-        if abs(new - last) < tolerance:
-            break
-    return new
-
-
 def _keep_order(names: tuple[str, ...], before_NL: Array, after_NL: Array, hierarchy: Hierarchy) -> Any:
     for child in hierarchy.topological_order:
         i = names.index(child)
@@ -255,7 +199,7 @@ def _keep_order(names: tuple[str, ...], before_NL: Array, after_NL: Array, hiera
     return after_NL
 
 
-def _logs(probability: Array) -> tuple[Any, Any]:
+def logs(probability: Array) -> tuple[Any, Any]:
     """ln P and ln(1 − P), finite: 0 and 1 are taken as the floats next to them."""
     info = np.finfo(np.float64)
     score = logit(np.clip(np.asarray(probability, np.float64), info.tiny, 1 - info.epsneg))
@@ -280,14 +224,14 @@ def _temperature(truth_NL: Array, probability_NL: Array) -> float:
     keep = ~np.isnan(truth_NL)
     if not keep.any():
         raise CalibrationError("no film with known truth: nothing to calibrate on")
-    log_p, log_q = _logs(probability_NL)
+    log_p, log_q = logs(probability_NL)
     score, truth = (log_p - log_q)[keep], truth_NL[keep]
     found = minimize_scalar(lambda slope: _loss(truth, slope * score), bounds=_BOUNDS, method="bounded")
     return float(found.x)
 
 
 def _regress(truth: Array, probability: Array, *, tied: bool) -> tuple[float, float, float]:
-    log_p, log_q = _logs(probability)
+    log_p, log_q = logs(probability)
     columns = (log_p - log_q)[:, None] if tied else np.stack([log_p, -log_q], axis=1)
 
     def objective(w: Array) -> tuple[float, Any]:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from hf_cxr.ablation import AblationError, Plan, Run, check, markdown, summarise
+from hf_cxr.ablation import AblationError, Plan, Run, check
+from hf_cxr.ablation_results import markdown, summarise
 from hf_cxr.arguments import SettingsError
 from hf_cxr.evaluation import EvaluationError
 from hf_cxr.figures import ablation_differences

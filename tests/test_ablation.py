@@ -10,7 +10,8 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
-from hf_cxr.ablation import AblationError, Plan, check, markdown, summarise
+from hf_cxr.ablation import AblationError, Plan, check
+from hf_cxr.ablation_results import markdown, summarise
 from hf_cxr.arguments import SettingsError
 from hf_cxr.data.phantom import generate
 from hf_cxr.predictions import PredictionTable

@@ -6,7 +6,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from hf_cxr import calibration, projection
+from hf_cxr import calibration, prior_shift, projection
 from hf_cxr.calibration import Calibration, CalibrationError, fit
 from hf_cxr.consistency import consistency
 from tests.test_evaluation import make_table
@@ -161,7 +161,7 @@ def test_prior_shift_is_bayes():
     def posterior(prevalence):
         return prevalence * positive / (prevalence * positive + (1 - prevalence) * negative)
 
-    np.testing.assert_allclose(calibration.shift_prior(posterior(0.1), 0.1, 0.6), posterior(0.6), atol=1e-9)
+    np.testing.assert_allclose(prior_shift.shift_prior(posterior(0.1), 0.1, 0.6), posterior(0.6), atol=1e-9)
 
 
 def test_prior_is_found_without_labels():
@@ -169,7 +169,7 @@ def test_prior_is_found_without_labels():
     sick = random.random(20_000) < 0.35
     score = random.normal(size=len(sick)) + 2.0 * sick
     at_five_percent = expit(2.0 * score - 2.0 + logit(0.05))  # exact posterior at a prevalence of 0.05
-    assert calibration.estimate_prior(at_five_percent, 0.05) == pytest.approx(sick.mean(), abs=0.01)
+    assert prior_shift.estimate_prior(at_five_percent, 0.05) == pytest.approx(sick.mean(), abs=0.01)
 
 
 def test_offsets_refit_from_a_few_labels(films):
@@ -195,7 +195,7 @@ def test_bad_input_is_refused(films):
     with pytest.raises(CalibrationError, match=r"no calibration for \['other'\]"):
         fit(NAMES, truth, said, "platt", "validation").apply(("often", "other"), said[:, :2])
     with pytest.raises(CalibrationError, match="prevalence new"):
-        calibration.shift_prior(said[:, 0], 0.5, 1.0)
+        prior_shift.shift_prior(said[:, 0], 0.5, 1.0)
 
 
 def test_offsets_shift_without_labels():
@@ -211,20 +211,20 @@ def test_offsets_shift_without_labels():
     fitted = fit(("x",), truth, said, "platt", "validation")
     assert fitted.prevalence["x"] == truth.mean()
     there, said_there = drawn(0.33)
-    shifted = calibration.shift_offsets(fitted, ("x",), said_there)
+    shifted = prior_shift.shift_offsets(fitted, ("x",), said_there)
     assert shifted.coefficients["x"][:2] == fitted.coefficients["x"][:2]
     assert shifted.apply(("x",), said_there).mean() == pytest.approx(there.mean(), abs=0.01)
     assert abs(fitted.apply(("x",), said_there).mean() - there.mean()) > 0.05  # unshifted, it would be far off
     assert shifted.method == "platt, prior shifted"
     assert shifted.prevalence["x"] == pytest.approx(there.mean(), abs=0.01)
-    again = calibration.shift_offsets(shifted, ("x",), said_there)
+    again = prior_shift.shift_offsets(shifted, ("x",), said_there)
     assert again.coefficients["x"] == pytest.approx(shifted.coefficients["x"], abs=1e-3)  # it is there already
     refitted = calibration.refit_offsets(fitted, ("x",), there, said_there)
     assert refitted.prevalence["x"] == there.mean()
-    after = calibration.shift_offsets(refitted, ("x",), said_there)
+    after = prior_shift.shift_offsets(refitted, ("x",), said_there)
     assert after.apply(("x",), said_there).mean() == pytest.approx(there.mean(), abs=0.01)
     with pytest.raises(CalibrationError, match="nothing to shift from"):
-        calibration.shift_offsets(fit(("x",), np.zeros_like(truth), said, "none", "v"), ("x",), said)
+        prior_shift.shift_offsets(fit(("x",), np.zeros_like(truth), said, "none", "v"), ("x",), said)
 
 
 def test_no_calibration_can_be_shifted_too():

@@ -27,6 +27,7 @@ ALLOWED = {
     "predictions": set(),
     "thresholds": {"metrics"},
     "calibration": {"hierarchy", "metrics", "predictions"},
+    "prior_shift": {"calibration", "metrics"},
     "reliability": {"metrics"},
     "operating_points": {"gating", "hierarchy", "metrics", "predictions", "thresholds"},
     "evaluation": {"hierarchy", "metrics", "gating", "consistency", "operating_points", "predictions"},
@@ -63,8 +64,9 @@ ALLOWED = {
         "arguments", "calibration", "evaluation", "figures", "films", "full_report", "hierarchy", "inference", "labels",
         "losses", "models", "operating_points", "predictions", "runs", "trainer",
     },
-    "ablation": {
-        "arguments", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",
+    "ablation": {"arguments", "runs"},
+    "ablation_results": {
+        "ablation", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",
     },
     "pipeline": {"explain", "hierarchy", "models", "predictions", "uncertainty"},
     "__init__": {"hierarchy", "models", "pipeline"},

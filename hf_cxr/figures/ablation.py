@@ -13,7 +13,7 @@ def ablation_differences(summary: Mapping[str, Any], path: Path, title: str) -> 
     """Difference of each arm's macro AUROC to the reference with its interval, and how many films are out of order.
 
     Args:
-        summary: of `ablation.summarise`.
+        summary: of `ablation_results.summarise`.
     """
     arms = list(summary["arms"].items())
     with drawing(path, 9.0, 0.3 * len(arms) + 1.4, title) as figure:
