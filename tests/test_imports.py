@@ -69,6 +69,7 @@ ALLOWED = {
         "ablation", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",
     },
     "pipeline": {"explain", "hierarchy", "models", "predictions", "uncertainty"},
+    "predict": {"arguments", "hierarchy", "models", "pipeline", "predictions", "uncertainty"},
     "__init__": {"hierarchy", "models", "pipeline"},
 }  # fmt: skip
 

@@ -1,0 +1,243 @@
+"""From settings to a finished table, on one process or many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import AutoModelForImageClassification
+
+from hf_cxr.arguments import SettingsError
+from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
+from hf_cxr.pipeline import ChestXRayClassificationPipeline
+from hf_cxr.predict.arguments import PredictArguments
+from hf_cxr.predict.lists import CsvSource
+from hf_cxr.predict.reading import in_order, read_film
+from hf_cxr.predict.shards import ParquetSource
+from hf_cxr.predict.sources import FILMS, SHARD, FolderSource, Source, SourceError, Survey, walk
+from hf_cxr.predict.table import NUMBER, Reader
+from hf_cxr.predict.writing import HEATMAPS, Counts, OutputFolder
+from hf_cxr.uncertainty import check_passes
+
+_VERSIONED = ("hf_cxr", "torch", "transformers", "accelerate", "timm", "numpy", "pillow", "pyarrow")
+_PATIENCE = timedelta(days=2)
+"""How long a process waits for the others: the launcher ends them all when one fails, so it need not be short."""
+
+T = TypeVar("T")
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded or used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished table: where it is, and what it counts."""
+
+    table: Path
+    counts: Counts
+
+
+def predict(settings: PredictArguments) -> Done:
+    """Read every film of the source and write the table; see `recipes/predict.py`.
+
+    Each process takes parts in turn; a part's rows, batches and therefore figures do not depend on which.
+
+    Returns:
+        the same on every process.
+
+    Raises:
+        SettingsError, ModelError, SourceError, OutputFolderError, NoDropoutError: before any film is read.
+        SourceError: also where the list or a Parquet file breaks off half way.
+        LostFilmsError: the parts do not hold every film once.
+    """
+    state = _processes(settings.use_cpu)
+    folder = OutputFolder(Path(settings.output_dir), overwrite=settings.overwrite, resume=settings.resume)
+    _on_main(state, folder.check)
+    pipe = load(str(settings.model), state.device)
+    source = open_source(settings, pipe.hierarchy.names)
+    reader = _reader(pipe, source, settings)
+    survey = _on_main(state, source.survey)
+    ranges = [
+        range(start, min(start + settings.part_size, survey.n_films))
+        for start in range(0, survey.n_films, settings.part_size)
+    ]
+    run = _on_main(state, lambda: describe(settings, pipe, source, survey, state))
+    missing = _on_main(state, lambda: folder.claim(run, ranges))
+    _make_parts(missing[state.process_index :: state.num_processes], ranges, source, reader, settings, folder, state)
+    state.wait_for_everyone()
+    return _on_main(state, lambda: _finish(folder, ranges, survey, reader.schema, run, settings.format))
+
+
+def _processes(use_cpu: bool) -> PartialState:
+    state = PartialState(cpu=use_cpu or not torch.cuda.is_available(), timeout=_PATIENCE)
+    if (started := int(os.environ.get("WORLD_SIZE", "1"))) != state.num_processes:
+        raise SettingsError(f"{started} processes were started, but they know of {state.num_processes}; add --use_cpu")
+    return state
+
+
+def _on_main(state: PartialState, work: Callable[[], T]) -> T:
+    """The result of the main process on every process; or its error, so that none waits for what never comes."""
+    outcome: list[Any] = [None]
+    if state.is_main_process:
+        try:
+            outcome = [(work(), None)]
+        except Exception as raised:
+            outcome = [(None, raised)]
+    if state.num_processes > 1:
+        broadcast_object_list(outcome)
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def load(name: str, device: torch.device) -> ChestXRayClassificationPipeline:
+    """A model and its processor, in float32 on a device.
+
+    Raises:
+        ModelError: no such folder, weights or processor are missing, or no model of the project.
+    """
+    try:
+        model = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32)
+        for tensor in (*model.parameters(), *model.buffers()):
+            # On one process transformers leaves weights where the file is mapped, at any address, on several it copies
+            # them to addresses of whole cache lines; rounding depends on that, and the table should not.
+            tensor.data = tensor.data.clone()
+        processor = CXRImageProcessor.from_pretrained(name)
+        return ChestXRayClassificationPipeline(model.to(device).eval(), image_processor=processor, device=device)
+    except (OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name}: cannot be used as a model ({type(error).__name__}: {reason[:400]})") from None
+
+
+def open_source(settings: PredictArguments, labels: Sequence[str]) -> Source:
+    """The source by its kind: a `.csv`, a `.parquet`, or a folder of either films or Parquet files.
+
+    Raises:
+        SourceError: none of these, columns are missing, or the table would be written into the folder of films.
+    """
+    path = Path(str(settings.source))
+    if path.is_dir():
+        if Path(settings.output_dir).resolve().is_relative_to(path.resolve()):
+            raise SourceError(f"output_dir {settings.output_dir} lies in the source {path}; choose one outside it")
+        first = next(walk(path, (*FILMS, SHARD)), "")
+        if not first.endswith(SHARD):
+            return FolderSource(path)
+    elif not path.is_file():
+        raise SourceError(f"{path}: no such file or folder")
+    elif path.suffix.lower() == ".csv":
+        return CsvSource(path, labels, settings.path_column, settings.id_column)
+    elif path.suffix.lower() != SHARD:
+        raise SourceError(f"{path}: expected a folder, a .csv or a {SHARD}")
+    return ParquetSource(path, settings.image_column, settings.id_column)
+
+
+def _reader(pipe: ChestXRayClassificationPipeline, source: Source, settings: PredictArguments) -> Reader:
+    if settings.dropout_passes:
+        check_passes(pipe.network, settings.dropout_passes)
+    reader = Reader(
+        pipe,
+        source.columns,
+        n_passes=settings.dropout_passes,
+        seed=settings.seed,
+        heatmaps=settings.heatmaps,
+    )
+    if settings.heatmaps and not reader.thresholds:
+        raise ModelError(
+            f"{settings.model}: stores no operating points, so that nothing is decided positive and no heatmap would "
+            "be drawn; train it to the end, or leave out --heatmaps"
+        )
+    return reader
+
+
+def describe(
+    settings: PredictArguments,
+    pipe: ChestXRayClassificationPipeline,
+    source: Source,
+    survey: Survey,
+    state: PartialState,
+) -> dict[str, Any]:
+    """All that `predict.yaml` holds before the counts: enough to repeat the table, nothing of the user's folders."""
+    config, name = pipe.network.config, Path(str(settings.model))
+    return {
+        "model": {
+            "name": name.resolve().name if name.is_dir() else str(settings.model),
+            "type": config.model_type,
+            "labels": list(config.label_names),
+            "sha256": fingerprint(pipe.network, pipe.image_processor),
+        },
+        "settings": settings.held_on_resume(),
+        "source": {"name": source.path.resolve().name, "kind": source.kind, **asdict(survey)}
+        | {"left_out": list(survey.left_out)},
+        "versions": {"python": platform.python_version(), **{each: version(each) for each in _VERSIONED}},
+        "processes": state.num_processes,
+        "device": state.device.type,
+    }
+
+
+def fingerprint(model: CXRPreTrainedModel, processor: CXRImageProcessor) -> str:
+    """Of the weights, the config (calibration and operating points are in it) and how films are prepared."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    digest = hashlib.sha256(json.dumps([config, processor.fingerprint], sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _make_parts(
+    numbers: Sequence[int],
+    ranges: Sequence[range],
+    source: Source,
+    reader: Reader,
+    settings: PredictArguments,
+    folder: OutputFolder,
+    state: PartialState,
+) -> None:
+    """Read the films of these parts, batch by batch, and write each part when it is whole."""
+    mine = [ranges[i] for i in numbers]
+    decode = partial(read_film, processor=reader.pipe.image_processor)
+    films = in_order(decode, source.rows(mine), settings.num_workers, 2 * settings.batch_size)
+    pictures = folder.path / HEATMAPS
+    if settings.heatmaps:
+        pictures.mkdir(exist_ok=True)
+    hidden = not state.is_main_process
+    with tqdm(total=sum(map(len, mine)), desc="Predicting", unit=" films", disable=hidden, leave=False) as bar:
+        for number, expected in zip(numbers, mine, strict=True):
+            rows: list[dict[str, Any]] = []
+            for start in range(0, len(expected), settings.batch_size):
+                batch = list(islice(films, min(settings.batch_size, len(expected) - start)))
+                read, overlays = reader.read(batch)
+                rows += read
+                for name, overlay in overlays.items():
+                    Image.fromarray(overlay).save(pictures / name)
+                bar.update(len(batch))
+            if [row[NUMBER] for row in rows] != list(expected):
+                raise SourceError(
+                    f"{source.path}: ended after {len(rows)} of the rows {expected}; it was longer before"
+                )
+            folder.write_part(number, pa.Table.from_pylist(rows, schema=reader.schema))
+
+
+def _finish(
+    folder: OutputFolder, ranges: Sequence[range], survey: Survey, schema: pa.Schema, run: dict[str, Any], form: str
+) -> Done:
+    counts = folder.join(ranges, survey.ids_sha256, schema, form)
+    return Done(folder.finish(run | {"counts": asdict(counts)}, form), counts)
