@@ -72,6 +72,15 @@ def test_a_bad_plan_is_refused(tmp_path, changes, message):
         Plan.read(tmp_path / "other.yaml")
 
 
+@pytest.mark.parametrize("path", sorted((REPO / "recipes" / "configs").glob("ablation_*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_plan_can_be_run(path, tmp_path):
+    plan = Plan.read(path)
+    runs = plan.runs(tmp_path)
+    check(runs)
+    assert len(runs) == len(plan.arms) * len(plan.seeds) > 1
+    assert f"recipes/ablate.py recipes/configs/{path.name}" in path.read_text(), "each plan says its command"
+
+
 def test_every_arm_is_checked_before_any_is_run(tmp_path):
     plan = Plan.read(write_plan(tmp_path, grids=[{"loss": ["bce", "focal"], "link": ["flat"]}]))
     with pytest.raises(SettingsError, match=r"arm link=flat\+loss=focal: loss: got 'focal'"):

@@ -5,7 +5,7 @@ from hf_cxr.arguments import SettingsError, parse_settings
 from hf_cxr.runs import RunFolder, RunFolderError, describe_run
 from tests.conftest import REPO
 
-CONFIGS = sorted((REPO / "recipes" / "configs").glob("*.yaml"))
+CONFIGS = sorted(p for p in (REPO / "recipes" / "configs").glob("*.yaml") if not p.name.startswith("ablation_"))
 
 
 @pytest.fixture
