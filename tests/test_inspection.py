@@ -4,15 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from hf_cxr.explain import grad_cam, look
 from hf_cxr.full_report import full_report
+from hf_cxr.inference import predict_logits
 from hf_cxr.inspection import MEASURES, Inspection, inspect, localise
 from hf_cxr.localisation import score_localisation
+from hf_cxr.models import CXRTwoStageForImageClassification
 from hf_cxr.models.processing import normalise
 from hf_cxr.operating_points import choose_operating_points
 from hf_cxr.report.doubt import PLAIN, doubt_section
 from hf_cxr.risk import aurc
+from hf_cxr.uncertainty import mc_dropout
 from tests.test_evaluation import make_table
 
 
@@ -34,6 +38,27 @@ def test_batches_change_nothing(model, make_films):
     assert set(found.films) == set(found.heatmaps) == {2, 9}
     np.testing.assert_array_equal(found.films[9], films.pixels[9, 0])
     np.testing.assert_allclose(found.heatmaps[9], seen.heatmaps[9], atol=1e-5)
+
+
+def test_doubt_of_two_stages_is_of_the_reported_probabilities(nih, make_model, make_films):
+    """A gate that clears every film: the report's table still has the finding model's say, and so has its doubt."""
+    below = tuple(name for name in nih.names if name != nih.gate)
+    model = CXRTwoStageForImageClassification.from_models(
+        make_model(hierarchy=nih.subset([nih.gate]), head_dropout=0.1),
+        make_model(hierarchy=nih.subset(below), link="conditional", head_dropout=0.1),
+        gate_threshold=1.0,
+        skipped_conditional=dict.fromkeys(below, 0.9),
+        hierarchy_config=nih.to_config(),
+    ).eval()
+    films = make_films(n_films=5)
+    found = inspect(model, films, n_passes=200, shown={1}, batch_size=2)
+    reported = torch.tensor(predict_logits(model, films)).sigmoid().numpy()
+    expected = mc_dropout(model, inputs_of(model, films), 200, run_all=True)
+    np.testing.assert_allclose(found.doubt["entropy"], expected.entropy, atol=1e-5)
+    assert np.abs(expected.mean.numpy() - reported).max() < 0.1
+    hard = mc_dropout(model, inputs_of(model, films), 200)
+    assert np.abs(hard.mean.numpy() - reported).max() > 0.2  # of another model
+    assert not np.isnan(found.heatmaps[1]).any()
 
 
 def test_localisation_is_that_of_all_maps_at_once(model, make_films):
