@@ -87,6 +87,9 @@ class CXRConfig(PretrainedConfig):
             raise ValueError(f"parents names {sorted(unknown)}, which are no labels; labels are {self.label_names}")
         if self.calibration and (missing := set(self.label_names) - set(self.calibration["coefficients"])):
             raise ValueError(f"calibration has no coefficients for {sorted(missing)}; fit it again, or set it to None")
+        for name, numbers in (self.calibration or {}).get("coefficients", {}).items():
+            if len(numbers) != 3 or min(numbers[:2]) <= 0:  # a falling one would turn the ranking round
+                raise ValueError(f"calibration of '{name}': got {numbers}, expected (a, b, c) with a and b above 0")
 
 
 class CXRDenseNetConfig(CXRConfig):

@@ -130,6 +130,14 @@ def test_thresholds_move_with_the_calibration(nih, make_model, method):
         model.set_calibration(short)
 
 
+@pytest.mark.parametrize("numbers", [(-1.0, 1.0, 0.0), (1.0, 0.0)])
+def test_a_calibration_that_turns_rankings_is_refused(nih, numbers):
+    broken = made_up(nih).to_config()
+    broken["coefficients"]["Mass"] = list(numbers)
+    with pytest.raises(ValueError, match="calibration of 'Mass'"):
+        CXRDenseNetConfig(calibration=broken, **nih.to_config())
+
+
 def test_a_calibration_of_other_labels_is_refused(nih):
     short = made_up(nih).to_config()
     del short["coefficients"]["Hernia"]
