@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,4 +37,35 @@ def consistency(
         "threshold": threshold,
         "edges_violated": int(violated.sum()),
         "images_violated": int(violated.any(axis=1).sum()),
+    }
+
+
+def decided_out_of_order(
+    probability_NL: NDArray[np.floating[Any]], thresholds: Mapping[str, float | None], hierarchy: Hierarchy
+) -> dict[str, Any]:
+    """Count decisions that contradict the hierarchy: a child called positive under a parent called negative.
+
+    Labels have thresholds of their own, so that probabilities in order can be decided out of order.
+
+    Args:
+        probability_NL: (N, L), columns in the order of `hierarchy.names`.
+        thresholds: `{label: threshold}`; an edge with a label that has none is not counted.
+
+    Returns:
+        `n_edges` with both thresholds, `edges_violated` over all films and `images_violated`; the last two None
+        without such an edge.
+    """
+    decided: dict[str, NDArray[np.bool_]] = {}
+    for name, column in zip(hierarchy.names, probability_NL.T, strict=True):
+        threshold = thresholds.get(name)
+        if threshold is not None:
+            decided[name] = column >= threshold
+    edges = [(parent, child) for parent, child in hierarchy.edges if parent in decided and child in decided]
+    if not edges:
+        return {"n_edges": 0, "edges_violated": None, "images_violated": None}
+    violated_NE = np.stack([decided[child] & ~decided[parent] for parent, child in edges], axis=1)
+    return {
+        "n_edges": len(edges),
+        "edges_violated": int(violated_NE.sum()),
+        "images_violated": int(violated_NE.any(axis=1).sum()),
     }

@@ -2,12 +2,14 @@
 
     MultilabelAUROC().compute(predictions=probability_NL, references=truth_NL)
 
+`compute(…, subsets={"competition": [2, 5]})` adds the averages over those columns, `macro_auroc_competition` and so on.
 Predictions are probabilities (N, L), references 0, 1 or NaN = unknown. Undefined figures are None.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -21,6 +23,7 @@ class _Multilabel(evaluate.Metric, ABC):
     """Takes probabilities and truths of many labels at once."""
 
     about: str
+    averaged: tuple[str, ...]
     sources = ""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -32,11 +35,17 @@ class _Multilabel(evaluate.Metric, ABC):
             features=datasets.Features({"predictions": row, "references": row}),
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+    def _compute(
+        self, predictions: Any, references: Any, subsets: Mapping[str, Sequence[int]] | None = None
+    ) -> dict[str, Any]:
         probability, truth = np.asarray(predictions, float), np.asarray(references, float)
         if probability.shape != truth.shape or probability.ndim != 2:
             raise ValueError(f"predictions {probability.shape}, references {truth.shape}; expected the same (N, L)")
-        return self.figures(truth, probability)
+        found = self.figures(truth, probability)
+        for name, columns in (subsets or {}).items():
+            own = self.figures(truth[:, list(columns)], probability[:, list(columns)])
+            found |= {f"{figure}_{name}": own[figure] for figure in self.averaged}
+        return found
 
     @abstractmethod
     def figures(self, truth_NL: metrics.Array, probability_NL: metrics.Array) -> dict[str, Any]:
@@ -46,6 +55,7 @@ class _Multilabel(evaluate.Metric, ABC):
 class MultilabelAUROC(_Multilabel):
     """`auroc` of each label, `macro_auroc`, `weighted_auroc` (by positive films), `micro_auroc`, `n_positive`."""
 
+    averaged = ("macro_auroc", "weighted_auroc", "micro_auroc")
     about = "Area under the ROC curve of many labels with unknown cells."
 
     def figures(self, truth_NL: metrics.Array, probability_NL: metrics.Array) -> dict[str, Any]:
@@ -64,6 +74,7 @@ class MultilabelAUROC(_Multilabel):
 class MultilabelAveragePrecision(_Multilabel):
     """`average_precision` of each label and `macro_average_precision`."""
 
+    averaged = ("macro_average_precision",)
     about = "Average precision of many labels with unknown cells."
 
     def figures(self, truth_NL: metrics.Array, probability_NL: metrics.Array) -> dict[str, Any]:
@@ -75,6 +86,7 @@ class MultilabelAveragePrecision(_Multilabel):
 class MultilabelCalibration(_Multilabel):
     """`brier`, `ece` (15 bins of equal width), `ece_mass` (of equal mass), `slope` and `intercept` of each label."""
 
+    averaged = ("mean_ece",)
     about = "Calibration of the probabilities of many labels with unknown cells."
     sources = "Guo et al. 2017, On Calibration of Modern Neural Networks; Cox 1958, Biometrika 45."
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from hf_cxr import gating, metrics
-from hf_cxr.consistency import consistency
+from hf_cxr.consistency import consistency, decided_out_of_order
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.operating_points import OperatingPoints
 from hf_cxr.predictions import PredictionTable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class EvaluationError(ValueError):
@@ -44,8 +44,9 @@ class EvalReport:
             and `macro_auroc_<subset>`; with `_ci` in a full report, as in `gate`.
         gate: `gating.gate_figures`, definition, origin of the threshold, `gated` (macro AUROC of the composed
             probabilities) and `lost`, per finding; of a report on a model `compute` (`compute.gate_savings`).
-        hierarchy: `consistency.consistency`, of the flat and of the composed probabilities; in a full report also
-            `projected`, with its method and aggregate figures.
+        hierarchy: `consistency.consistency`, of the flat and of the composed probabilities; `decided`, at the labels'
+            operating points (`consistency.decided_out_of_order`); in a full report also `projected`, with its method
+            and aggregate figures.
         operating_points: see `OperatingPoints`.
         calibration, subgroups, intervals, comparison: of a full report (`full_report`), else empty: mean ECE and
             reliability bins, before and after; `subgroups.subgroup_section`; how the intervals were made; paired
@@ -150,7 +151,11 @@ def evaluate_table(
         labels=labels,
         aggregate=aggregate_figures(hierarchy, truth, probability),
         gate=gate,
-        hierarchy={"flat": consistency(probability, hierarchy), "composed": consistency(composed, hierarchy)},
+        hierarchy={
+            "flat": consistency(probability, hierarchy),
+            "composed": consistency(composed, hierarchy),
+            "decided": decided_out_of_order(probability, {n: row["threshold"] for n, row in labels.items()}, hierarchy),
+        },
         operating_points=asdict(points) if points else None,
         provenance=provenance or {},
     )

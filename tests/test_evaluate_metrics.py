@@ -52,3 +52,15 @@ def test_batches_add_up(films):
 def test_shapes_must_agree(films):
     with pytest.raises(ValueError, match="expected the same"):
         MultilabelAUROC().compute(predictions=films[1][:, :2], references=films[0])
+
+
+def test_averages_over_named_subsets(films):
+    truth, probability = films
+    found = MultilabelAUROC().compute(predictions=probability, references=truth, subsets={"first": [0], "both": [1, 0]})
+    assert found["macro_auroc_first"] == pytest.approx(roc_auc_score(*known(films, 0)), abs=1e-9)
+    assert found["macro_auroc_both"] == found["macro_auroc"]  # the third label has no positive film
+    alone = MultilabelAUROC().compute(predictions=probability[:, :2], references=truth[:, :2])
+    assert found["micro_auroc_both"] == alone["micro_auroc"] != found["micro_auroc"]
+    assert "macro_average_precision_x" in MultilabelAveragePrecision().compute(
+        predictions=probability, references=truth, subsets={"x": [0]}
+    )

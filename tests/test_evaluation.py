@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from hf_cxr.evaluation import (
 from hf_cxr.gating import SingleClassGateError
 from hf_cxr.operating_points import choose_operating_points
 from hf_cxr.predictions import PredictionTable, PredictionTableError, TableFormat, probabilities
+from hf_cxr.projection import project
 from hf_cxr.summary import report_table
 from tests.conftest import TEST_DATA
 
@@ -263,3 +265,22 @@ def test_a_missing_table_and_a_pattern_without_group(nih, tmp_path):
     foreign(nih, tmp_path / "t.csv")
     with pytest.raises(PredictionTableError, match="has no group"):
         PredictionTable.read(tmp_path / "t.csv", TableFormat("Path", "", r"patient\d+", "_GT", "_Pred"))
+
+
+def test_decisions_against_the_hierarchy_are_counted_at_each_labels_own_threshold(nih):
+    """Probabilities in order throughout, decided out of order: a finding's threshold may lie below its group's."""
+    table = make_table(nih).in_order(nih.names)
+    table = replace(table, probability=project(table.probability, nih))
+    points = choose_operating_points(make_table(nih, seed=1), nih, "validation")
+    report = evaluate_table(table, nih, "test", operating_points=points)
+    found = films = 0
+    for row in table.probability:
+        called = {name: row[i] >= points.thresholds[name] for i, name in enumerate(nih.names)}
+        wrong = sum(called[child] and not called[parent] for parent, child in nih.edges)
+        found, films = found + wrong, films + bool(wrong)
+    assert found > 0
+    assert report.hierarchy["flat"]["images_out_of_order"] == 0
+    assert report.hierarchy["decided"] == {"n_edges": len(nih.edges), "edges_violated": found, "images_violated": films}
+    lacking = replace(points, thresholds=dict.fromkeys(points.thresholds))
+    nothing = evaluate_table(table, nih, "test", operating_points=lacking).hierarchy["decided"]
+    assert nothing == {"n_edges": 0, "edges_violated": None, "images_violated": None}

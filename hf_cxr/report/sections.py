@@ -173,6 +173,12 @@ def _consistency(report: EvalReport) -> Section:
         if "images_out_of_order" in part:
             rows.append([name, *(f"{part[k]:,}" for k in ("images_out_of_order", "edges_violated", "images_violated"))])
     text = [f"{report.hierarchy['flat']['n_edges']} edges; violated: parent under 0.5 under child."]
+    decided = report.hierarchy["decided"]
+    if decided["n_edges"]:
+        text.append(
+            f"At the operating points {decided['edges_violated']:,} times, on {decided['images_violated']:,} films, a "
+            f"finding is called and its group is not ({decided['n_edges']} edges have both thresholds)."
+        )
     projected = report.hierarchy.get("projected")
     if projected:
         before, after = report.aggregate, projected["aggregate"]
