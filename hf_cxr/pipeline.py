@@ -12,16 +12,13 @@ Shapes: B films of a batch, K of them past the gate, L labels, M of them with he
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
-from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
 from transformers import AutoModelForImageClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -29,6 +26,7 @@ from hf_cxr.explain import look
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.models import CXRImageProcessor, CXRTwoStageForImageClassification, FilmError
 from hf_cxr.predictions import probabilities
+from hf_cxr.series import Film, Results, numbered, placed
 from hf_cxr.uncertainty import (
     Uncertainty,
     bare,
@@ -117,13 +115,13 @@ class ChestXRayClassificationPipeline(Pipeline):
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Read a film or many; see the class."""
-        films = _numbered(inputs)
+        films = numbered(inputs)
         # transformers looks at the first element of every list.
         return [] if isinstance(films, list) and not films else super().__call__(films, **kwargs)
 
-    def get_iterator(self, inputs: Any, *args: Any, **kwargs: Any) -> _Results:
+    def get_iterator(self, inputs: Any, *args: Any, **kwargs: Any) -> Results:
         """Called by transformers for every series."""
-        return _Results(inputs, partial(super().get_iterator, inputs, *args, **kwargs))
+        return Results(inputs, partial(super().get_iterator, inputs, *args, **kwargs))
 
     def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if unknown := sorted(given.keys() - set(PARAMETERS)):
@@ -142,19 +140,19 @@ class ChestXRayClassificationPipeline(Pipeline):
     def preprocess(self, film: Any) -> dict[str, Tensor]:
         """One film -> `pixel_values` (1, 1, S, S) float32, as in training."""
         # Not transformers' load_image: it converts to RGB, where 16-bit films saturate.
-        position, image = (film.position, film.image) if isinstance(film, _Film) else (None, film)
+        position, image = (film.position, film.image) if isinstance(film, Film) else (None, film)
         if isinstance(image, Mapping):
             reason = f"a row with the columns {list(image)}; pass KeyDataset(dataset, column) or dataset[column]"
-            raise FilmError(_placed(position, None, reason))
+            raise FilmError(placed(position, None, reason))
         try:
             pixels = self.image_processor(images=image, return_tensors="pt")["pixel_values"]
         except FilmError as error:
             # The processor sees one film at a time, so that its own count says nothing.
-            raise FilmError(_placed(position, image, str(error).removeprefix("film 0: "))) from error
+            raise FilmError(placed(position, image, str(error).removeprefix("film 0: "))) from error
         except Exception as error:  # Pillow's plug-ins raise more than OSError on broken data
-            raise FilmError(_placed(position, image, f"{type(error).__name__}: {error}")) from error
+            raise FilmError(placed(position, image, f"{type(error).__name__}: {error}")) from error
         if len(pixels) != 1:
-            raise FilmError(_placed(position, image, f"{len(pixels)} films in the place of one"))
+            raise FilmError(placed(position, image, f"{len(pixels)} films in the place of one"))
         return {"pixel_values": pixels}
 
     def _forward(
@@ -213,19 +211,20 @@ class ChestXRayClassificationPipeline(Pipeline):
         self, probability: Mapping[str, float], doubt: Mapping[str, Tensor], ran: bool | None
     ) -> dict[str, dict[str, Any]]:
         """By label, what stands in the tree, children aside."""
-        config, gate, nodes = self.network.config, self.hierarchy.gate, {}
-        thresholds = _thresholds(config.operating_points, gate)
-        for i, (name, p) in enumerate(probability.items()):
-            threshold, looked_at = thresholds.get(name), ran is not False or name == gate
-            nodes[name] = {
+        config = self.network.config
+        thresholds = stored_thresholds(config.operating_points, self.hierarchy)
+        decided = decide(probability, thresholds, self.hierarchy.gate, ran)
+        return {
+            name: {
                 "label": name,
                 "kind": config.node_kinds[name],
                 "probability": p,
-                "threshold": threshold,
-                "decision": None if threshold is None else looked_at and p >= threshold,
+                "threshold": thresholds.get(name),
+                "decision": decided.get(name),
                 **{figure: values[i].item() for figure, values in doubt.items()},
             }
-        return nodes
+            for i, (name, p) in enumerate(probability.items())
+        }
 
 
 def register() -> None:
@@ -286,11 +285,23 @@ def _logits(model: Any, hidden_BD: Tensor) -> Tensor:
     return model.head.logits(model.head.trunk.score(hidden_BD))
 
 
-def _thresholds(points: Mapping[str, Any] | None, gate: str | None) -> dict[str, float | None]:
-    """By label; the gate decides by its own criterion, not by the labels'."""
+def stored_thresholds(points: Mapping[str, Any] | None, hierarchy: Hierarchy) -> dict[str, float]:
+    """`{label: threshold}` of the labels that have one, in their order; the gate has its own criterion's."""
     if points is None:
         return {}
-    return {**points["thresholds"], **({gate: points["gate_threshold"]} if gate else {})}
+    every = {**points["thresholds"], **({hierarchy.gate: points["gate_threshold"]} if hierarchy.gate else {})}
+    return {name: every[name] for name in hierarchy.names if every.get(name) is not None}
+
+
+def decide(
+    probability: Mapping[str, float], thresholds: Mapping[str, float], gate: str | None, ran: bool | None
+) -> dict[str, bool]:
+    """Which labels are called positive, of those that have a threshold; each decides by its own.
+
+    Args:
+        ran: whether a two-stage model's finding model looked. If not, all but the gate are negative (`gating`, "hard").
+    """
+    return {n: (ran is not False or n == gate) and probability[n] >= limit for n, limit in thresholds.items()}
 
 
 def _entropy(logits_L: Tensor) -> Tensor:
@@ -317,69 +328,3 @@ def _maps(maps_MSS: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """Copies: a view would keep the maps of the whole batch in memory. NaN: nobody looked."""
     pairs = zip(names, maps_MSS, strict=True)
     return {name: None if map_SS.isnan().any() else map_SS.numpy().copy() for name, map_SS in pairs}
-
-
-@dataclass(frozen=True)
-class _Film:
-    """A film and its place in a series, for error messages."""
-
-    position: int
-    image: Any
-
-
-class _Films(Dataset[_Film]):
-    """A series that can be indexed. transformers streams what is a torch Dataset."""
-
-    def __init__(self, films: Any) -> None:
-        self.films = films
-
-    def __len__(self) -> int:
-        return len(self.films)
-
-    def __getitem__(self, position: int) -> _Film:
-        return _Film(position, self.films[position])
-
-
-class _FilmStream(IterableDataset[_Film]):
-    """A series that can only be gone through."""
-
-    def __init__(self, films: Iterable[Any]) -> None:
-        self.films = films
-
-    def __iter__(self) -> Iterator[_Film]:
-        return (_Film(position, image) for position, image in enumerate(self.films))
-
-
-class _Results:
-    """A series' dicts, started afresh each time it is gone through.
-
-    transformers' own iterator keeps the size of a last batch that was not full, and the second time silently gives only
-    as many films of every batch; its length is that in batches.
-    """
-
-    def __init__(self, films: Any, start: Callable[[], Iterable[dict[str, Any]]]) -> None:
-        self.films, self.start = films, start
-
-    def __len__(self) -> int:
-        return len(self.films)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.start())
-
-
-def _numbered(inputs: Any) -> Any:
-    """A single film as it is; several as transformers takes them, each a `_Film`."""
-    if isinstance(inputs, (str, bytes, PathLike, Mapping)) or 0 <= getattr(inputs, "ndim", -1) < 4:
-        return inputs
-    if isinstance(inputs, (list, tuple)) or hasattr(inputs, "ndim"):
-        return [_Film(position, image) for position, image in enumerate(inputs)]
-    if isinstance(inputs, (Dataset, Sequence)) and not isinstance(inputs, IterableDataset):
-        return _Films(inputs)
-    return _FilmStream(inputs) if isinstance(inputs, Iterable) else inputs
-
-
-def _placed(position: int | None, image: Any, reason: str) -> str:
-    """The reason, with the film's position and path before it as far as they are known."""
-    path = str(image) if isinstance(image, (str, PathLike)) else getattr(image, "filename", "")
-    place = ["" if position is None else f"film {position}", str(path)[:200]]  # a film may be written out in base64
-    return ": ".join([*filter(None, place), reason])

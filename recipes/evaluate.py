@@ -14,9 +14,6 @@ report ranks and does not decide. The output folder gets `eval_report.json`, `re
 import sys
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-
 from hf_cxr.arguments import SettingsError
 from hf_cxr.calibration import CalibrationError
 from hf_cxr.curves import ReaderError
@@ -24,6 +21,7 @@ from hf_cxr.data import DataProblems
 from hf_cxr.evaluation import EvaluationError
 from hf_cxr.gating import SingleClassGateError
 from hf_cxr.hierarchy import HierarchyError
+from hf_cxr.inference import start_processes
 from hf_cxr.labels import LabelError
 from hf_cxr.localisation import BoxError
 from hf_cxr.predictions import PredictionTableError
@@ -39,12 +37,12 @@ from hf_cxr.thresholds import ThresholdError
 
 def main() -> None:
     """Parse, gather predictions, evaluate, write."""
-    PartialState(cpu=not torch.accelerator.is_available())  # before anything asks which process this is
+    state = start_processes()
     settings, data, labels = parse_report_settings(description=__doc__)
     folder = Path(settings.output_dir)
     check_folder(folder, settings.overwrite)
     inputs = gather(settings, data, labels)
-    if not PartialState().is_main_process:
+    if not state.is_main_process:
         return
     report = build(inputs, settings)
     title = settings.title or f"{inputs.provenance['source']}, {settings.split}"

@@ -47,7 +47,7 @@ ALLOWED = {
     "summary": {"evaluation"},
     "curves": {"bootstrap", "metrics"},
     "figures": {"bootstrap", "curves", "evaluation", "hierarchy", "metrics", "predictions"},
-    "inference": {"models"},
+    "inference": {"arguments", "models"},
     "uncertainty": {"models"},
     "explain": {"models", "uncertainty"},
     "risk": {"metrics"},
@@ -68,8 +68,11 @@ ALLOWED = {
     "ablation_results": {
         "ablation", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",
     },
-    "pipeline": {"explain", "hierarchy", "models", "predictions", "uncertainty"},
-    "predict": {"arguments", "hierarchy", "models", "pipeline", "predictions", "uncertainty"},
+    "series": set(),
+    "pipeline": {"explain", "hierarchy", "models", "predictions", "series", "uncertainty"},
+    "predict": {
+        "arguments", "hierarchy", "inference", "models", "pipeline", "predictions", "uncertainty",
+    },
     "__init__": {"hierarchy", "models", "pipeline"},
 }  # fmt: skip
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification
 
-from hf_cxr.arguments import SettingsError
+from hf_cxr.inference import start_processes
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.pipeline import ChestXRayClassificationPipeline
 from hf_cxr.predict.arguments import PredictArguments
@@ -67,7 +66,7 @@ def predict(settings: PredictArguments) -> Done:
         SourceError: also where the list or a Parquet file breaks off half way.
         LostFilmsError: the parts do not hold every film once.
     """
-    state = _processes(settings.use_cpu)
+    state = start_processes(settings.use_cpu, _PATIENCE)
     folder = OutputFolder(Path(settings.output_dir), overwrite=settings.overwrite, resume=settings.resume)
     _on_main(state, folder.check)
     pipe = load(str(settings.model), state.device)
@@ -85,20 +84,13 @@ def predict(settings: PredictArguments) -> Done:
     return _on_main(state, lambda: _finish(folder, ranges, survey, reader.schema, run, settings.format))
 
 
-def _processes(use_cpu: bool) -> PartialState:
-    state = PartialState(cpu=use_cpu or not torch.cuda.is_available(), timeout=_PATIENCE)
-    if (started := int(os.environ.get("WORLD_SIZE", "1"))) != state.num_processes:
-        raise SettingsError(f"{started} processes were started, but they know of {state.num_processes}; add --use_cpu")
-    return state
-
-
 def _on_main(state: PartialState, work: Callable[[], T]) -> T:
     """The result of the main process on every process; or its error, so that none waits for what never comes."""
     outcome: list[Any] = [None]
     if state.is_main_process:
         try:
             outcome = [(work(), None)]
-        except Exception as raised:
+        except Exception as raised:  # whatever it is, the others must not wait for this process; raised again below
             outcome = [(None, raised)]
     if state.num_processes > 1:
         broadcast_object_list(outcome)

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hf_cxr.hierarchy import SCORED_KINDS, Hierarchy
+from hf_cxr.hierarchy import SCORED_KINDS
 from hf_cxr.models import CXRTwoStageForImageClassification
 from hf_cxr.models.processing import normalise
-from hf_cxr.pipeline import ChestXRayClassificationPipeline
+from hf_cxr.pipeline import ChestXRayClassificationPipeline, decide, stored_thresholds
 from hf_cxr.predict.overlays import file_name, overlay
 from hf_cxr.predict.reading import Film
 from hf_cxr.predict.sources import ID, SourceError
@@ -113,9 +113,8 @@ class Reader:
         """A film's columns."""
         names, gate = self.hierarchy.names, self.hierarchy.gate
         probability = dict(zip(names, probabilities(outputs["logits"][at].numpy()).tolist(), strict=True))
-        ran = bool(outputs["finding_model_ran"][at]) if self.two_stage else True
-        # As in the pipeline: what nobody looked at is decided negative, and each label decides by its own threshold.
-        positive = {n: (ran or n == gate) and probability[n] >= limit for n, limit in self.thresholds.items()}
+        ran = bool(outputs["finding_model_ran"][at]) if self.two_stage else None
+        positive = decide(probability, self.thresholds, gate, ran)
         cleared = {CLEARED: int(not positive[gate])} if gate in positive else {}
         doubt = {
             f"{name}_{figure}": value
@@ -128,7 +127,7 @@ class Reader:
             **{f"{name}_decision": int(decided) for name, decided in positive.items()},
             **doubt,
             **cleared,
-            **({RAN: int(ran)} if self.two_stage else {}),
+            **({} if ran is None else {RAN: int(ran)}),
         }
 
     def _maps(self, outputs: dict[str, Tensor], at: int, row: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
@@ -138,11 +137,3 @@ class Reader:
         kinds = self.config.node_kinds
         shown = [n for n in self.hierarchy.names if kinds[n] in SCORED_KINDS and row.get(f"{n}_decision") == 1]
         return {name: outputs["heatmaps"][at, self.hierarchy.names.index(name)].numpy() for name in shown}
-
-
-def stored_thresholds(points: dict[str, Any] | None, hierarchy: Hierarchy) -> dict[str, float]:
-    """`{label: threshold}` of the labels that have one, in their order; the gate has its own criterion's."""
-    if points is None:
-        return {}
-    every = {**points["thresholds"], **({hierarchy.gate: points["gate_threshold"]} if hierarchy.gate else {})}
-    return {name: every[name] for name in hierarchy.names if every.get(name) is not None}
