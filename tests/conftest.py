@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_cxr import load_taxonomy
-from hf_cxr.models import SINGLE_STAGE
+from hf_cxr.models import SINGLE_STAGE, CXRTwoStageForImageClassification
 
 # The models here are tiny: a second thread costs more than it brings, and slows whatever else runs.
 torch.set_num_threads(1)
@@ -43,6 +43,14 @@ def make_model(nih):
         return model_class(config_class(**BACKBONES[model], image_size=image_size, **settings, **hierarchy.to_config()))
 
     return make
+
+
+def join_stages(gate, findings, hierarchy, gate_threshold=0.5, skipped=0.2):
+    """A two-stage model of these two, for all labels of the hierarchy in its order."""
+    return CXRTwoStageForImageClassification.from_models(
+        gate.eval(), findings.eval(), gate_threshold=gate_threshold,
+        skipped_conditional=dict.fromkeys(findings.config.label_names, skipped), hierarchy_config=hierarchy.to_config(),
+    ).eval()  # fmt: skip
 
 
 class Films(Dataset):

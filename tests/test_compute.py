@@ -2,19 +2,13 @@ import pytest
 import torch
 
 from hf_cxr.compute import flops, gate_savings
-from hf_cxr.models import CXRTwoStageForImageClassification
+from tests.conftest import join_stages
 
 
 @pytest.fixture
 def two_stage(nih, make_model):
     below = tuple(name for name in nih.names if name != nih.gate)
-    return CXRTwoStageForImageClassification.from_models(
-        make_model("densenet", nih.subset([nih.gate]), link="flat"),
-        make_model("vit", nih.subset(below), link="conditional"),
-        gate_threshold=0.5,
-        skipped_conditional=dict.fromkeys(below, 0.1),
-        hierarchy_config=nih.to_config(),
-    )
+    return join_stages(make_model("densenet", nih.subset([nih.gate])), make_model("vit", nih.subset(below)), nih)
 
 
 def test_convolutions_and_matrices_are_counted_by_hand(make_model):

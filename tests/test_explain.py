@@ -11,8 +11,9 @@ from torch import nn
 from hf_cxr.explain import attention_rollout, grad_cam, look, untrained
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.localisation import score_localisation
-from hf_cxr.models import SINGLE_STAGE, CXRTwoStageForImageClassification
+from hf_cxr.models import SINGLE_STAGE
 from hf_cxr.uncertainty import NoDropoutError, mc_dropout
+from tests.conftest import join_stages
 
 TINY = {
     "densenet": ("cxr-densenet", "densenet121", {"growth_rate": 8, "block_config": [1, 1]}),
@@ -58,14 +59,10 @@ def make(nih):
 @pytest.fixture
 def two_stage(make, nih):
     """Its labels in another order than the stages', the gate last."""
-    below = FEW[1:]
     joined = nih.subset(FEW)
     joined = Hierarchy(joined.name, joined.nodes[::-1], gate_definition=joined.gate_definition)
-    return CXRTwoStageForImageClassification.from_models(
-        make("vit", hierarchy=nih.subset(FEW[:1])),
-        make("densenet", link="conditional", hierarchy=nih.subset(below)),
-        gate_threshold=0.5, skipped_conditional=dict.fromkeys(below, 0.2), hierarchy_config=joined.to_config(),
-    ).eval()  # fmt: skip
+    findings = make("densenet", link="conditional", hierarchy=nih.subset(FEW[1:]))
+    return join_stages(make("vit", hierarchy=nih.subset(FEW[:1])), findings, joined)
 
 
 def films(n=3, size=64):

@@ -11,12 +11,12 @@ from hf_cxr.full_report import full_report
 from hf_cxr.inference import predict_logits
 from hf_cxr.inspection import MEASURES, Inspection, inspect, localise
 from hf_cxr.localisation import score_localisation
-from hf_cxr.models import CXRTwoStageForImageClassification
 from hf_cxr.models.processing import normalise
 from hf_cxr.operating_points import choose_operating_points
 from hf_cxr.report.doubt import PLAIN, doubt_section
 from hf_cxr.risk import aurc
 from hf_cxr.uncertainty import mc_dropout
+from tests.conftest import join_stages
 from tests.test_evaluation import make_table
 
 
@@ -43,13 +43,9 @@ def test_batches_change_nothing(model, make_films):
 def test_doubt_of_two_stages_is_of_the_reported_probabilities(nih, make_model, make_films):
     """A gate that clears every film: the report's table still has the finding model's say, and so has its doubt."""
     below = tuple(name for name in nih.names if name != nih.gate)
-    model = CXRTwoStageForImageClassification.from_models(
-        make_model(hierarchy=nih.subset([nih.gate]), head_dropout=0.1),
-        make_model(hierarchy=nih.subset(below), link="conditional", head_dropout=0.1),
-        gate_threshold=1.0,
-        skipped_conditional=dict.fromkeys(below, 0.9),
-        hierarchy_config=nih.to_config(),
-    ).eval()
+    gate = make_model(hierarchy=nih.subset([nih.gate]), head_dropout=0.1)
+    findings = make_model(hierarchy=nih.subset(below), link="conditional", head_dropout=0.1)
+    model = join_stages(gate, findings, nih, gate_threshold=1.0, skipped=0.9)
     films = make_films(n_films=5)
     found = inspect(model, films, n_passes=200, shown={1}, batch_size=2)
     reported = torch.tensor(predict_logits(model, films)).sigmoid().numpy()

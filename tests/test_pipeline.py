@@ -18,9 +18,10 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_cxr.explain import look
 from hf_cxr.hierarchy import Hierarchy, load_taxonomy
-from hf_cxr.models import CXRImageProcessor, CXRTwoStageForImageClassification, FilmError
+from hf_cxr.models import CXRImageProcessor, FilmError
 from hf_cxr.pipeline import TASK, ChestXRayClassificationPipeline
 from hf_cxr.uncertainty import NoDropoutError, mc_dropout
+from tests.conftest import join_stages
 
 FEW = ("Abnormal", "Opacity", "Mass", "Cardiomegaly")
 SIZE = 32
@@ -69,14 +70,13 @@ def model(make_model, nih):
 @pytest.fixture
 def two_stage(make_model, nih):
     """Its labels in another order than the stages', the gate last."""
-    below = FEW[1:]
     few = nih.subset(FEW)
     joined = Hierarchy(few.name, few.nodes[::-1], gate_definition=few.gate_definition)
-    both = CXRTwoStageForImageClassification.from_models(
+    both = join_stages(
         lively(make_model("vit", nih.subset(FEW[:1]), head_dropout=0.3)),
-        lively(make_model("densenet", nih.subset(below), link="conditional", head_dropout=0.3)),
-        gate_threshold=0.5, skipped_conditional=dict.fromkeys(below, 0.2), hierarchy_config=joined.to_config(),
-    ).eval()  # fmt: skip
+        lively(make_model("densenet", nih.subset(FEW[1:]), link="conditional", head_dropout=0.3)),
+        joined,
+    )
     gate = both.gate(processed(both, pixels())).logits[:, 0].double().sigmoid()
     both.config.gate_threshold = gate.sort().values[2:4].mean().item()  # four of seven films pass
     return both

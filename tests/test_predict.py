@@ -27,7 +27,7 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from hf_cxr.arguments import SettingsError
 from hf_cxr.explain import look
-from hf_cxr.models import SINGLE_STAGE, CXRImageProcessor, CXRTwoStageForImageClassification
+from hf_cxr.models import SINGLE_STAGE, CXRImageProcessor
 from hf_cxr.pipeline import TASK
 from hf_cxr.predict import (
     LostFilmsError,
@@ -48,7 +48,7 @@ from hf_cxr.predict.sources import FolderSource, within
 from hf_cxr.predict.writing import OutputFolder
 from hf_cxr.predictions import PredictionTable
 from hf_cxr.uncertainty import NoDropoutError, mc_dropout
-from tests.conftest import BACKBONES, REPO
+from tests.conftest import BACKBONES, REPO, join_stages
 from tests.test_pipeline import every_node, lively, operating_points
 
 N, SIZE = 11, 32
@@ -93,13 +93,7 @@ def model(nih, tmp_path_factory):
 def two_stage(nih, tmp_path_factory):
     """Four of the films are cleared and not looked at by its second model."""
     few = nih.subset(["Abnormal", "Opacity", "Mass", "Cardiomegaly"])
-    both = CXRTwoStageForImageClassification.from_models(
-        tiny("vit", few.subset(["Abnormal"])),
-        tiny("densenet", few.subset(list(few.names[1:]))),
-        gate_threshold=0.5,
-        skipped_conditional=dict.fromkeys(few.names[1:], 0.2),
-        hierarchy_config=few.to_config(),
-    ).eval()
+    both = join_stages(tiny("vit", few.subset(["Abnormal"])), tiny("densenet", few.subset(list(few.names[1:]))), few)
     folder = save(both, tmp_path_factory.mktemp("models") / "two_stage")
     with torch.no_grad():
         gate = both.gate(pixels(folder, range(N))).logits[:, 0].double().sigmoid().sort().values

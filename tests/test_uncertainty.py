@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from scipy.special import expit
 from torch import nn
 
-from hf_cxr.models import CXRTwoStageForImageClassification
 from hf_cxr.uncertainty import NoDropoutError, _summarise, draw_masks, mc_dropout
+from tests.conftest import join_stages
 
 COMBINATIONS = [(m, h, k) for m in ("densenet", "vit") for h in ("plain", "r1") for k in ("flat", "conditional")]
 
@@ -28,11 +28,8 @@ def make(make_model):
 @pytest.fixture
 def two_stage(make, nih):
     below = [n for n in nih.names if n != "Abnormal"]
-    return CXRTwoStageForImageClassification.from_models(
-        make("vit", hierarchy=nih.subset(["Abnormal"])),
-        make("densenet", "r1", "conditional", hierarchy=nih.subset(below)),
-        gate_threshold=0.5, skipped_conditional=dict.fromkeys(below, 0.2), hierarchy_config=nih.to_config(),
-    ).eval()  # fmt: skip
+    findings = make("densenet", "r1", "conditional", hierarchy=nih.subset(below))
+    return join_stages(make("vit", hierarchy=nih.subset(["Abnormal"])), findings, nih)
 
 
 def films(n=5, size=32):

@@ -16,6 +16,7 @@ from hf_cxr.models import (
     CXRTwoStageForImageClassification,
 )
 from hf_cxr.models.heads import ConditionalLink
+from tests.conftest import join_stages
 
 
 @pytest.fixture(
@@ -185,12 +186,8 @@ def test_plain_transformers_pipeline(make_model, tmp_path):
 @pytest.fixture
 def two_stage(make_model, nih):
     below = [n for n in nih.names if n != "Abnormal"]
-    gate = make_model("vit", nih.subset(["Abnormal"]))
     findings = make_model("densenet", nih.subset(below), link="conditional")
-    return CXRTwoStageForImageClassification.from_models(
-        gate.eval(), findings.eval(), gate_threshold=0.5, skipped_conditional=dict.fromkeys(below, 0.2),
-        hierarchy_config=nih.to_config(),
-    ).eval()  # fmt: skip
+    return join_stages(make_model("vit", nih.subset(["Abnormal"])), findings, nih)
 
 
 def test_two_stages_run_the_second_only_where_needed(two_stage, nih, monkeypatch):
