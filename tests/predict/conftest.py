@@ -6,8 +6,8 @@ from hf_cxr.predict import (
     predict,
 )
 from tests.conftest import join_stages
+from tests.pipeline.helpers import operating_points
 from tests.predict.films import N, Stopped, made, pixels, put, save, settings, spoil, stop_after, tiny
-from tests.test_pipeline import operating_points
 
 
 @pytest.fixture(scope="session")

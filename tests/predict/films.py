@@ -17,7 +17,7 @@ from hf_cxr.predict import (
 )
 from hf_cxr.predict.writing import OutputFolder
 from tests.conftest import BACKBONES, REPO
-from tests.test_pipeline import lively
+from tests.pipeline.helpers import lively
 
 N, SIZE = 11, 32
 SMALL = {"batch_size": 2, "rows_per_part": 3, "num_workers": 2}  # parts of 4 films: 4, 4, 3

@@ -18,8 +18,8 @@ from hf_cxr.predict import (
 )
 from hf_cxr.predict.overlays import file_name, overlay
 from hf_cxr.uncertainty import NoDropoutError, mc_dropout
+from tests.pipeline.helpers import every_node
 from tests.predict.films import NAMES, SIZE, N, expected, figures, film, loaded, made, pixels, read, settings
-from tests.test_pipeline import every_node
 
 
 def test_a_folder_in_its_order_with_the_models_own_figures(once, model, nih):
