@@ -25,6 +25,7 @@ import yaml
 from sklearn.model_selection import ParameterGrid
 
 from hf_cxr.arguments import Settings, SettingsError, parse_settings
+from hf_cxr.errors import UserError
 from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE, settings_hash
 
 _KEYS = ("base", "settings", "seeds", "split", "reference", "grids")
@@ -32,7 +33,7 @@ _OWN = ("seed", "output_dir", "overwrite", "resume", "disable_tqdm")
 """Options that the ablation itself gives to its runs."""
 
 
-class AblationError(ValueError):
+class AblationError(UserError, ValueError):
     """A plan that cannot be run, or runs that cannot be compared."""
 
 

@@ -29,19 +29,17 @@ def summarise(plan: Plan, runs: Sequence[Run], n_resamples: int = 1000) -> dict[
     the findings that all arms have.
 
     Returns:
-        `{split, reference, findings, n_resamples, arms: {name: {options, label, n_seeds, <figure>: {mean, spread, ci,
-        difference, difference_ci, p, undefined}, share_out_of_order, edges_violated}}}`, figures being `macro_auroc`,
-        `weighted_auroc` and `gate_auroc`; spread is None with one seed, what is out of order without edges.
+        `{split, size, reference, seeds, findings, left_out, n_resamples, arms: {name: {options, label, n_seeds,
+        <figure>: {mean, spread, ci, difference, difference_ci, p, undefined}, share_out_of_order, edges_violated}}}`,
+        figures being `macro_auroc`, `weighted_auroc` and `gate_auroc`; spread is None with one seed, what is out of
+        order without edges.
 
     Raises:
-        AblationError: runs were evaluated on other films or truth, or trained on other data.
+        AblationError: runs were evaluated on other films or truth, or trained on other data; see `_compared`.
     """
     tables = {run.folder: PredictionTable.read(run.folder / f"predictions_{plan.split}.csv") for run in runs}
-    hierarchies = [_hierarchy(run) for run in runs]
-    first, gate = tables[runs[0].folder], hierarchies[0].gate
-    findings = tuple(n for n in hierarchies[0].findings if all(n in each.findings for each in hierarchies))
-    if any(each.gate != gate for each in hierarchies):
-        gate = None
+    first = tables[runs[0].folder]
+    findings, gate, left_out = _compared(runs, tables)
     names = (*findings, gate) if gate else findings
     resamples = Resamples.of(first.patients, n_resamples, 0, first.unit)
     data = {EvalReport.from_json(_report(run, plan.split)).provenance["data"]["fingerprint"] for run in runs}
@@ -49,12 +47,7 @@ def summarise(plan: Plan, runs: Sequence[Run], n_resamples: int = 1000) -> dict[
         raise AblationError(f"the runs were trained on different data (fingerprints {sorted(data)})")
     drawn: dict[str, list[Bootstrap]] = {}
     for run in runs:
-        table = tables[run.folder]
-        own = table.in_order(names)
-        same = list(table.ids) == list(first.ids)
-        if not same or not np.array_equal(own.truth, first.in_order(names).truth, equal_nan=True):
-            what = "truth" if same else "films"
-            raise AblationError(f"{run.folder}: other {what} than {runs[0].folder}; compare runs on the same data")
+        own = tables[run.folder].in_order(names)
         drawn.setdefault(run.arm, []).append(
             bootstrap_table(names, own.truth, own.probability, resamples, {"": findings})
         )
@@ -77,9 +70,43 @@ def summarise(plan: Plan, runs: Sequence[Run], n_resamples: int = 1000) -> dict[
         "reference": plan.reference,
         "seeds": list(plan.seeds),
         "findings": list(findings),
+        "left_out": list(left_out),
         "n_resamples": n_resamples,
         "arms": arms,
     }
+
+
+def _compared(
+    runs: Sequence[Run], tables: Mapping[Path, PredictionTable]
+) -> tuple[tuple[str, ...], str | None, tuple[str, ...]]:
+    """Findings and gate that all runs have with the same truth, and findings that taxonomies make true of other films.
+
+    Raises:
+        AblationError: other films, or other truth under one taxonomy: the runs had other data or label policies.
+    """
+    hierarchies, first = [_hierarchy(run) for run in runs], tables[runs[0].folder]
+    shared = [n for n in hierarchies[0].findings if all(n in each.findings for each in hierarchies)]
+    gate = hierarchies[0].gate if len({each.gate for each in hierarchies}) == 1 else None
+    differing: set[str] = set()
+    for run, hierarchy in zip(runs, hierarchies, strict=True):
+        table = tables[run.folder]
+        if list(table.ids) != list(first.ids):
+            raise AblationError(f"{run.folder}: other films than {runs[0].folder}; compare runs on the same data")
+        other = {
+            name
+            for name in [*shared, *([gate] if gate else [])]
+            if not np.array_equal(table.column(name)[0], first.column(name)[0], equal_nan=True)
+        }
+        if other and hierarchy.edges == hierarchies[0].edges:
+            raise AblationError(
+                f"{run.folder}: other truth than {runs[0].folder} for {sorted(other)}; compare runs on the same data, "
+                "with the same label policies"
+            )
+        differing |= other
+    findings = tuple(name for name in shared if name not in differing)
+    if not findings:
+        raise AblationError("the arms' taxonomies share no finding that is true of the same films")
+    return findings, None if gate in differing else gate, tuple(name for name in shared if name in differing)
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -108,6 +135,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
         "resamples, of these seeds' models, differences paired; p is not corrected for the number of arms, and "
         "there is none where no resample differs."
     )
+    if summary["left_out"]:
+        note += f" Left out, since the taxonomies make them true of different films: {', '.join(summary['left_out'])}."
     return f"{note}\n\n" + "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from hf_cxr.augmentation import AugmentationConfig
+from hf_cxr.errors import UserError
 from hf_cxr.hierarchy import Hierarchy, load_taxonomy
 from hf_cxr.labels import LabelPolicy
 from hf_cxr.losses import EDGE_WEIGHTS, LOSSES
@@ -24,7 +25,7 @@ from hf_cxr.training_arguments import CXRTrainingArguments
 NORMALISATIONS = ("dataset", "film")
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError, ValueError):
     """Settings that cannot be used; the message names the key and the file."""
 
 
@@ -142,6 +143,12 @@ class Settings:
     loss: LossArguments
     augmentation: AugmentationConfig
     training: CXRTrainingArguments
+
+    def __post_init__(self) -> None:
+        if self.loss.loss != "bce" and not (hierarchy := self.labels.hierarchy()).edges:
+            raise SettingsError(
+                f"loss: {self.loss.loss} penalises edges of the taxonomy, and '{hierarchy.name}' has none; use bce"
+            )
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for `run.yaml`, by group."""

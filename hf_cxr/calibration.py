@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, logit
 
+from hf_cxr.errors import UserError
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.metrics import FEW_POSITIVES, Array, known
 from hf_cxr.predictions import PredictionTable
@@ -38,7 +39,7 @@ _BOUNDS = (1e-3, 20.0)
 """Of slopes: 0 would make all films alike and destroy the ranking."""
 
 
-class CalibrationError(ValueError):
+class CalibrationError(UserError, ValueError):
     """A calibration that cannot be fitted or applied."""
 
 

@@ -14,13 +14,14 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from hf_cxr.bootstrap import Array, Resamples
+from hf_cxr.errors import UserError
 from hf_cxr.metrics import known
 
 GRID = np.linspace(0, 1, 101)
 KINDS = ("roc", "pr")
 
 
-class ReaderError(ValueError):
+class ReaderError(UserError, ValueError):
     """A table of readers that cannot be used."""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from hf_cxr import gating, metrics
 from hf_cxr.consistency import consistency, decided_out_of_order
+from hf_cxr.errors import UserError
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.operating_points import OperatingPoints
 from hf_cxr.predictions import PredictionTable
@@ -24,7 +25,7 @@ from hf_cxr.predictions import PredictionTable
 SCHEMA_VERSION = 3
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError, ValueError):
     """A table and a taxonomy that do not belong together."""
 
 

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_cxr import metrics
+from hf_cxr.errors import UserError
 
 Array = NDArray[np.floating[Any]]
 
 
-class SingleClassGateError(ValueError):
+class SingleClassGateError(UserError, ValueError):
     """The gate's truth has one class: its AUROC, threshold and specificity do not exist (R2's first defect)."""
 
 

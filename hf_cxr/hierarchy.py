@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from hf_cxr.errors import UserError
+
 KINDS = ("gate", "group", "finding", "device", "no_finding", "uncertain")
 """What a node is. `finding`, `device` and `no_finding` are columns of the source's table, the others are
 derived: `gate` is the first-stage decision, `group` the union of its children, `uncertain` R1's extra label."""
@@ -25,7 +27,7 @@ SCORED_KINDS = ("finding", "device")
 GATE_DEFINITIONS = ("any_finding", "not_no_finding")
 
 
-class HierarchyError(ValueError):
+class HierarchyError(UserError, ValueError):
     """A taxonomy that cannot be used; the message names the node and the file."""
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,30 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_cxr.arguments import SettingsError
 from hf_cxr.models import CXRPreTrainedModel, CXRTwoStageForImageClassification
 from hf_cxr.models.processing import normalise
-
-
-def start_processes(use_cpu: bool = False, patience: timedelta | None = None) -> PartialState:
-    """Join the processes that `accelerate launch` started; to be called before anything asks which process this is.
-
-    Args:
-        use_cpu: although there is an accelerator. Without one the CPU is named: otherwise each of several processes
-            would take itself for the only one.
-        patience: how long a process waits for the others; default: torch's.
-
-    Raises:
-        SettingsError: more processes were started than know of each other.
-    """
-    waiting = {} if patience is None else {"timeout": patience}
-    state = PartialState(cpu=use_cpu or not torch.accelerator.is_available(), **waiting)
-    if (started := int(os.environ.get("WORLD_SIZE", "1"))) != state.num_processes:
-        raise SettingsError(
-            f"{started} processes were started, but each knows of {state.num_processes}: the accelerate config and the "
-            "recipe disagree on CPU or GPU"
-        )
-    return state
 
 
 class FilmBatches(Protocol):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_cxr.errors import UserError
 from hf_cxr.hierarchy import OBSERVED_KINDS, Hierarchy
 
 FloatArray = NDArray[np.float32]
@@ -26,7 +27,7 @@ CONFLICT_POLICIES = ("child_wins", "parent_wins", "unknown", "error")
 _POLICY = re.compile(r"(\w+)(?:\(\s*([\d.]+)\s*,\s*([\d.]+)\s*\))?")
 
 
-class LabelError(ValueError):
+class LabelError(UserError, ValueError):
     """Labels that cannot be encoded; the message names label, policy and remedy."""
 
 

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from hf_cxr.errors import UserError
+
 Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
@@ -32,7 +34,7 @@ NIH_BOX_PIXELS = 1024
 NIH_BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h]"
 
 
-class BoxError(ValueError):
+class BoxError(UserError, ValueError):
     """A box file, or a box, that cannot be used."""
 
 

@@ -18,10 +18,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hf_cxr.errors import UserError
+
 METADATA = ("view", "sex", "age")
 
 
-class PredictionTableError(ValueError):
+class PredictionTableError(UserError, ValueError):
     """A prediction table that cannot be scored; the message says where and why."""
 
 

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_cxr.errors import UserError
 from hf_cxr.hierarchy import Hierarchy
 
 METHODS = ("up", "down", "midpoint", "least_squares")
@@ -48,7 +49,7 @@ FILMS_AT_ONCE = 4096
 Scores = NDArray[np.float64]
 
 
-class ProjectionError(ValueError):
+class ProjectionError(UserError, ValueError):
     """A table or weights that cannot be projected; the message says where and why."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from hf_cxr.errors import UserError
 from hf_cxr.trainer import last_complete_checkpoint
 
 SETTINGS_FILE = "run.yaml"
@@ -25,7 +26,7 @@ _VERSIONED = ("hf_cxr", "torch", "transformers", "datasets", "accelerate", "timm
 _FREE_ON_RESUME = ("output_dir", "resume_from_checkpoint", "dataloader_num_workers", "disable_tqdm", "report_to")
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(UserError, RuntimeError):
     """The output folder cannot be used for this run; the message says what to do."""
 
 

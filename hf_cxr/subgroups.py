@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hf_cxr.bootstrap import Bootstrap, Figure, Resamples, bootstrap_ratios
+from hf_cxr.errors import UserError
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.intervals import bootstrap_table
@@ -24,7 +25,7 @@ FEW_FILMS = 20
 """A group with fewer films is counted but not scored."""
 
 
-class SubgroupError(ValueError):
+class SubgroupError(UserError, ValueError):
     """A column by which films cannot be grouped."""
 
 

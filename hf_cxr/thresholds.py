@@ -11,10 +11,11 @@ import numpy as np
 from scipy.stats import binom
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from hf_cxr.errors import UserError
 from hf_cxr.metrics import Array, known, why_undefined
 
 
-class ThresholdError(ValueError):
+class ThresholdError(UserError, ValueError):
     """A criterion that these films cannot meet."""
 
 

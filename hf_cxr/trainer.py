@@ -19,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cxr.augmentation import AugmentationConfig, augment
 from hf_cxr.averaging import FILE_NAME, WeightAverage, average_batch_norm
+from hf_cxr.errors import UserError
 from hf_cxr.evaluation import evaluate_table, is_composed
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.losses import LossOutput, count_known
@@ -33,7 +34,7 @@ COMPLETE = "complete"
 """Empty file that a checkpoint gets last: one without it was interrupted while being written."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError, RuntimeError):
     """The loss became NaN or infinite."""
 
 

@@ -18,10 +18,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from hf_cxr.errors import UserError
 from hf_cxr.models import CXRPreTrainedModel, CXRTwoStageForImageClassification
 
 
-class NoDropoutError(ValueError):
+class NoDropoutError(UserError, ValueError):
     """The head drops nothing, so every pass would be the same."""
 
 

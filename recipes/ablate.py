@@ -20,10 +20,8 @@ from tqdm.auto import tqdm
 
 from hf_cxr.ablation import AblationError, Plan, Run, check
 from hf_cxr.ablation_results import markdown, summarise
-from hf_cxr.arguments import SettingsError
-from hf_cxr.evaluation import EvaluationError
+from hf_cxr.errors import run
 from hf_cxr.figures import ablation_differences
-from hf_cxr.predictions import PredictionTableError
 from hf_cxr.runs import SETTINGS_FILE
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -78,12 +76,13 @@ def train(run: Run, accelerate_config: Path | None, jobs: int) -> None:
         command = [sys.executable, "-m", "accelerate.commands.launch", *launch, str(TRAIN), *words]
         done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False)
     if done.returncode:
-        last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise AblationError(f"arm {run.arm}, seed {run.seed} failed ({' '.join(last)}); its log: {log.resolve()}")
+        lines = log.read_text(encoding="utf-8").splitlines()
+        # The launcher's own complaint comes last, what the run said of itself before it.
+        said = [line for line in lines if "Error: " in line and "CalledProcessError" not in line]
+        raise AblationError(
+            f"arm {run.arm}, seed {run.seed} failed ({said[-1] if said else lines[-1]}); its log: {log.resolve()}"
+        )
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (AblationError, EvaluationError, PredictionTableError, SettingsError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")
+    run(main)

@@ -11,28 +11,16 @@ Operating points come from `--validation` (a table of another split) or from the
 report ranks and does not decide. The output folder gets `eval_report.json`, `report.md`, `report.html` and `figures/`.
 """
 
-import sys
 from pathlib import Path
 
-from hf_cxr.arguments import SettingsError
-from hf_cxr.calibration import CalibrationError
-from hf_cxr.curves import ReaderError
-from hf_cxr.data import DataProblems
-from hf_cxr.evaluation import EvaluationError
-from hf_cxr.gating import SingleClassGateError
-from hf_cxr.hierarchy import HierarchyError
-from hf_cxr.inference import start_processes
-from hf_cxr.labels import LabelError
-from hf_cxr.localisation import BoxError
-from hf_cxr.predictions import PredictionTableError
-from hf_cxr.report import ReportFolderError, write_report
+from hf_cxr.errors import run
+from hf_cxr.processes import start_processes
+from hf_cxr.report import write_report
 from hf_cxr.report.arguments import parse_report_settings
 from hf_cxr.report.build import build
 from hf_cxr.report.inputs import gather
 from hf_cxr.report.write import check_folder
-from hf_cxr.subgroups import SubgroupError
 from hf_cxr.summary import report_table
-from hf_cxr.thresholds import ThresholdError
 
 
 def main() -> None:
@@ -62,11 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (
-        BoxError, CalibrationError, DataProblems, EvaluationError, FileNotFoundError, HierarchyError, LabelError,
-        PredictionTableError, ReaderError, ReportFolderError, SettingsError, SingleClassGateError, SubgroupError,
-        ThresholdError,
-    ) as error:  # fmt: skip
-        sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")
+    run(main)

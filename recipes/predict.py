@@ -29,10 +29,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_cxr.arguments import SettingsError
-from hf_cxr.predict import LostFilmsError, ModelError, OutputFolderError, SourceError, parse_predict_settings, predict
+from hf_cxr.errors import run
+from hf_cxr.predict import parse_predict_settings, predict
 from hf_cxr.predict.writing import ERRORS_FILE, HEATMAPS, SETTINGS_FILE
-from hf_cxr.uncertainty import NoDropoutError
 
 
 def main() -> None:
@@ -49,9 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (
-        LostFilmsError, ModelError, NoDropoutError, OutputFolderError, SettingsError, SourceError,
-    ) as error:  # fmt: skip
-        sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")
+    run(main)

@@ -9,22 +9,16 @@ Every setting is a key of the YAML file and an option of the command line, which
 The output folder gets the model, `run.yaml`, `predictions_*.csv`, `eval_report.json` and `figures/`.
 """
 
-import sys
-from pathlib import Path
-
 import torch
-from accelerate import PartialState
 from transformers import set_seed
 
-from hf_cxr.arguments import SettingsError, parse_settings
-from hf_cxr.data import DataProblems
+from hf_cxr.arguments import parse_settings
+from hf_cxr.errors import run
 from hf_cxr.experiment import finish_run, train_model
 from hf_cxr.films import label_summary, prepare_films
-from hf_cxr.hierarchy import HierarchyError
-from hf_cxr.labels import LabelError
-from hf_cxr.runs import REPORT_FILE, RunFolder, RunFolderError, describe_run, provenance
+from hf_cxr.processes import start_processes
+from hf_cxr.runs import REPORT_FILE, RunFolder, describe_run, provenance
 from hf_cxr.summary import report_table
-from hf_cxr.thresholds import ThresholdError
 
 
 def main() -> None:
@@ -32,8 +26,8 @@ def main() -> None:
     settings = parse_settings(description=__doc__)
     arguments = settings.training
     run = RunFolder(str(arguments.output_dir), overwrite=settings.run.overwrite, resume=settings.run.resume)
-    _ = arguments.device  # sets up the processes
-    state = PartialState()
+    _ = arguments.device  # sets up the processes as transformers wants them
+    state = start_processes(arguments.use_cpu)
     set_seed(arguments.seed)
     torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, on which CPUs crawl
 
@@ -54,9 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (
-        DataProblems, HierarchyError, LabelError, RunFolderError, SettingsError, ThresholdError, FileNotFoundError,
-    ) as error:  # fmt: skip
-        sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")
+    run(main)

@@ -176,6 +176,31 @@ def test_other_films_or_truth_are_not_compared(done):
     assert "reference" in markdown(summarise(plan, runs, 100))
 
 
+@pytest.mark.slow
+def test_taxonomies_are_compared_on_the_findings_they_share(tmp_path):
+    """R1's tree, the data set paper's own and none, on films in CheXpert's layout."""
+    data = generate(tmp_path / "chexpert", n_images=300, image_size=64, layout="chexpert", progress=False)
+    grids = [
+        {"taxonomy": ["chexpert", "chexpert_irvin"], "flat_taxonomy": [False]},
+        {"taxonomy": ["chexpert"], "flat_taxonomy": [True]},
+    ]
+    reference = {"taxonomy": "chexpert", "flat_taxonomy": False}
+    settings = {"dataset": "chexpert", "allow_empty_labels": True, "uncertain": "zeros", "blank": "zeros"}
+    path = write_plan(tmp_path, grids=grids, reference=reference, seeds=[0], settings=settings)
+    done = subprocess.run(
+        [sys.executable, REPO / "recipes" / "ablate.py", path, "--output_dir", tmp_path / "out", "--data_dir", data,
+         "--cache_dir", tmp_path / "cache", "--jobs", "2", "--n_resamples", "100"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert len(summary["arms"]) == 3
+    assert {"Atelectasis", "Cardiomegaly", "Pleural Effusion"} <= set(summary["findings"])
+    assert not set(summary["findings"]) & set(summary["left_out"])
+    shares = [row["share_out_of_order"] for row in summary["arms"].values()]
+    assert shares.count(None) == 1  # no edges, nothing to be out of order
+
+
 def test_what_cannot_be_had_is_null(done):
     """A finding-free gate of one class, and a taxonomy without edges: null with its reason, never 0 or NaN."""
     folder, _, _ = done

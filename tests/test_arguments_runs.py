@@ -43,6 +43,7 @@ def test_exponents_without_a_dot_are_numbers(config):
         ("use_cpu: true\n", ["--imagesize", "3"], "unknown options --imagesize 3; did you mean 'image_size'"),
         ("use_cpu: true\n", ["--loss", "focal"], "loss: got 'focal', expected one of bce"),
         ("use_cpu: true\n", ["--link", "both"], "link: got 'both'"),
+        ("loss: hbce_soft\nflat_taxonomy: true\n", [], "penalises edges of the taxonomy, and 'nih_flat' has none"),
         ("use_cpu: true\n", ["--backbone_kwargs", "{a"], "backbone_kwargs: .* is not JSON"),
     ],
 )

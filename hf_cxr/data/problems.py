@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hf_cxr.errors import UserError
+
 LISTED = 10
 
 MISSING_IMAGE = "missing image"
@@ -45,7 +47,7 @@ class Problem:
         return f"{self.kind}: {where}: {self.detail}{image}"
 
 
-class DataProblems(ValueError):
+class DataProblems(UserError, ValueError):
     """A data folder cannot be used as it is.
 
     Attributes:

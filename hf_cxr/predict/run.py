@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification
 
-from hf_cxr.inference import start_processes
+from hf_cxr.errors import UserError
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.pipeline import ChestXRayClassificationPipeline
 from hf_cxr.predict.arguments import PredictArguments
@@ -32,6 +32,7 @@ from hf_cxr.predict.shards import ParquetSource
 from hf_cxr.predict.sources import FILMS, SHARD, FolderSource, Source, SourceError, Survey, walk
 from hf_cxr.predict.table import NUMBER, Reader
 from hf_cxr.predict.writing import HEATMAPS, Counts, OutputFolder
+from hf_cxr.processes import start_processes
 from hf_cxr.uncertainty import check_passes
 
 _VERSIONED = ("hf_cxr", "torch", "transformers", "accelerate", "timm", "numpy", "pillow", "pyarrow")
@@ -41,7 +42,7 @@ _PATIENCE = timedelta(days=2)
 T = TypeVar("T")
 
 
-class ModelError(ValueError):
+class ModelError(UserError, ValueError):
     """A model that cannot be loaded or used; the message says why."""
 
 

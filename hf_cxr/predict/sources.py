@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from hf_cxr.errors import UserError
+
 FILMS = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".jp2")
 SHARD = ".parquet"
 ID = "id"
@@ -26,7 +28,7 @@ ID = "id"
 T = TypeVar("T")
 
 
-class SourceError(ValueError):
+class SourceError(UserError, ValueError):
     """A source that cannot be read as a whole; the message says which file, row or column, and what to do."""
 
 

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from hf_cxr.errors import UserError
 from hf_cxr.predict.arguments import FORMATS
 from hf_cxr.predict.sources import ID, IdsDigest
 from hf_cxr.predict.table import CLEARED, ERROR, NUMBER
@@ -40,11 +41,11 @@ _HELD = ("settings", "source", "model")
 _Write = Callable[[pa.Table], None]
 
 
-class OutputFolderError(RuntimeError):
+class OutputFolderError(UserError, RuntimeError):
     """The output folder cannot be used; the message says what to do."""
 
 
-class LostFilmsError(RuntimeError):
+class LostFilmsError(UserError, RuntimeError):
     """The parts do not hold every film once. Nothing was joined; the parts are left as they are."""
 
 

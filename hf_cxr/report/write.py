@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from hf_cxr import figures
 from hf_cxr.bootstrap import Resamples
 from hf_cxr.curves import Reader
+from hf_cxr.errors import UserError
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.inspection import Inspection
@@ -25,7 +26,7 @@ _N_BAND = 200
 """Resamples behind the bands of the curves; a picture does not show more."""
 
 
-class ReportFolderError(RuntimeError):
+class ReportFolderError(UserError, RuntimeError):
     """The output folder cannot be used; the message says what to do."""
 
 

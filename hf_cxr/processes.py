@@ -1,0 +1,38 @@
+"""Join the processes of `accelerate launch`, and leave them in order at the end of the program."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+
+from hf_cxr.arguments import SettingsError
+
+
+def start_processes(use_cpu: bool = False, patience: timedelta | None = None) -> PartialState:
+    """Join the processes that `accelerate launch` started; to be called before anything asks which process this is.
+
+    The process group is taken down before Python is: Gloo's threads may still hold Python objects after the last
+    exchange, and a thread that asks for Python's lock while the interpreter ends aborts the process (SIGABRT after
+    all the work was done; pytorch/pytorch#179291).
+
+    Args:
+        use_cpu: although there is an accelerator. Without one the CPU is named: otherwise each of several processes
+            would take itself for the only one.
+        patience: how long a process waits for the others; default: torch's.
+
+    Raises:
+        SettingsError: more processes were started than know of each other.
+    """
+    waiting = {} if patience is None else {"timeout": patience}
+    state = PartialState(cpu=use_cpu or not torch.accelerator.is_available(), **waiting)
+    if (started := int(os.environ.get("WORLD_SIZE", "1"))) != state.num_processes:
+        raise SettingsError(
+            f"{started} processes were started, but each knows of {state.num_processes}: the accelerate config and the "
+            "recipe disagree on CPU or GPU"
+        )
+    atexit.register(state.destroy_process_group)
+    return state
