@@ -99,8 +99,8 @@ def choose_method(names: tuple[str, ...], truth_NL: Array, probability_NL: Array
     """The simplest method that is not worse than the best, by log loss on patients left out.
 
     Five folds that share no patient. A method needs to beat a simpler one by more than one standard error of the
-    paired difference over the folds: with few positives, three numbers a label fit noise (on 721 films of NIH, Platt's
-    and beta's mean ECE on the test list is half again that of no calibration at all).
+    paired difference over the folds: with few positives, three numbers a label fit noise (README,
+    "Calibration").
 
     Args:
         patients_N: whose film each row is; with fewer patients than folds, `none` is chosen. Otherwise as `fit`.

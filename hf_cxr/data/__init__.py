@@ -87,15 +87,12 @@ def load_splits(
     builder = builder_class(data_dir=data_dir, cache_dir=cache_dir, **options)
     builder.download_and_prepare()
     splits = builder.as_dataset()
-    settings = builder.config.options()
-    if settings.get("train_csv"):
-        settings["train_csv"] = Path(settings["train_csv"]).name
     provenance = {
         "dataset": name,
         "data_dir": builder.config.folder.name,
         "builder_version": BUILDER_VERSION,
-        "fingerprint": builder.hash,
-        "options": settings,
+        "fingerprint": builder.fingerprint,
+        "options": builder.config.shown(),
         **builder.record,
     }
     return splits, provenance

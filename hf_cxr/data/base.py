@@ -33,7 +33,8 @@ class FilmBuilder(datasets.GeneratorBasedBuilder):
 
     `datasets` reuses a cache by name alone. Here its `hash` covers the contents of the tables and lists, the
     options, the folder, this builder's version, and every image's path, size and modification time, so
-    anything that changes gives a new cache.
+    anything that changes gives a new cache. `fingerprint` covers the same but for folder and times: it is that of
+    the same data set copied elsewhere.
 
     Args:
         data_dir: the folder; each builder's docstring says what it must hold.
@@ -57,18 +58,23 @@ class FilmBuilder(datasets.GeneratorBasedBuilder):
         paths = list(self.index.films["image"])
         self._stats = stat_images(paths)
         self._images_checked = False
-        identity = {
-            "builder": f"{type(self).__name__} {BUILDER_VERSION}",
-            "data_dir": config.data_dir,
-            "options": config.options(),
-            "sources": self.index.sources,
-            "images": images_digest(paths, self._stats),
-        }
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        inside = [path.removeprefix(config.data_dir) for path in paths]
+        self.fingerprint = _digest(
+            builder=f"{type(self).__name__} {BUILDER_VERSION}",
+            options=config.shown(),
+            sources=self.index.sources,
+            images=images_digest(inside, self._stats[:, :1]),
+        )
+        digest = _digest(
+            fingerprint=self.fingerprint,
+            data_dir=config.data_dir,
+            options=config.options(),
+            images=images_digest(paths, self._stats),
+        )
         super().__init__(
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             data_dir=config.data_dir,
-            hash=digest[:32],
+            hash=digest,
             **config.options(),
         )
 
@@ -183,3 +189,8 @@ class FilmBuilder(datasets.GeneratorBasedBuilder):
     def skipped(self) -> dict[str, int]:
         """Films left out because of a missing or unreadable image, by reason; empty without the option."""
         return dict(self.record["skipped"])
+
+
+def _digest(**identity: Any) -> str:
+    """32 hex digits for plain data."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

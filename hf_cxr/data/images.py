@@ -64,7 +64,7 @@ def header_faults(paths: Sequence[str]) -> list[str]:
 
 
 def images_digest(paths: Sequence[str], stats: np.ndarray) -> str:
-    """SHA-256 over every (path, size, modification time), so that any changed, added or lost file shows."""
+    """SHA-256 over every path and what is known of its file, so that any changed, added or lost file shows."""
     digest = hashlib.sha256("\0".join(paths).encode())
     digest.update(np.ascontiguousarray(stats).tobytes())
     return digest.hexdigest()

@@ -73,6 +73,14 @@ class FilmConfig(datasets.BuilderConfig):
         """Every option with its value."""
         return {name: getattr(self, name) for name in self.option_names()}
 
+    def shown(self) -> dict[str, Any]:
+        """The same for others to read: paths without their folders."""
+        return {name: Path(value).name if _is_path(value) else value for name, value in self.options().items()}
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and os.path.isabs(value)  # configs keep paths absolute
+
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `known`."""

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -235,6 +236,19 @@ def test_the_cache_is_reused_until_something_changes(nih, cache):
     lists.write_text("\n".join(reversed(lists.read_text().split())))
     seen.add(build(folder, cache).hash)
     assert len(seen) == 7
+
+
+def test_a_copy_elsewhere_has_the_same_fingerprint(nih, cache, tmp_path):
+    """Provenance: who copies the data can resume a run and compare with it; who changes them cannot."""
+    folder = nih()
+    copy = shutil.copytree(folder, tmp_path / "elsewhere", copy_function=shutil.copyfile)  # new times
+    first, second = build(folder, cache), build(copy, cache)
+    assert first.fingerprint == second.fingerprint
+    assert first.hash != second.hash
+    assert load_splits("nih", copy, cache)[1]["fingerprint"] == first.fingerprint
+    (copy / "images" / "00000001_000.png").write_bytes(b"another size")
+    assert NIHChestXray14(data_dir=copy, cache_dir=cache).fingerprint != first.fingerprint
+    assert NIHChestXray14(data_dir=folder, cache_dir=cache, view="PA").fingerprint != first.fingerprint
 
 
 def test_provenance_is_plain_and_tells_no_paths(nih, cache, tmp_path):
