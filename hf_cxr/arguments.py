@@ -31,10 +31,14 @@ class SettingsError(UserError, ValueError):
 
 @dataclass
 class RunArguments:
-    """What happens to the run's folder (`output_dir`)."""
+    """What happens to the run's folder (`output_dir`), and what is measured beside the model."""
 
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that is in output_dir."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last complete checkpoint in output_dir."})
+    energy_country: str | None = field(
+        default=None,
+        metadata={"help": "Measure energy (extra `energy`), and CO2 by this country's electricity (e.g. DEU)."},
+    )
 
 
 @dataclass

@@ -14,7 +14,7 @@ class UserError(Exception):
     """
 
 
-def run(main: Callable[[], None]) -> None:
+def run_recipe(main: Callable[[], None]) -> None:
     """Run a recipe; an error of its user ends it with one line, any other with its traceback."""
     try:
         main()

@@ -39,6 +39,7 @@ from hf_cxr.operating_points import Criterion, choose_gate_threshold, choose_ope
 from hf_cxr.predictions import METADATA, PredictionTable, probabilities
 from hf_cxr.runs import REPORT_FILE, RunFolder
 from hf_cxr.trainer import CXRTrainer
+from hf_cxr.verification import identity, verify_with
 
 
 def build_model(
@@ -210,6 +211,8 @@ def finish_run(
     points = choose_operating_points(
         tables["validation"], hierarchy, "validation", gate_criterion=settings.training.gate_criterion
     )
+    saved.config.operating_points = asdict(points)
+    provenance["model"] = identity(saved)
     provenance["training"] = {
         stage: {key: value for key, value in entry.items() if key != "history"} for stage, entry in log.items()
     }
@@ -229,8 +232,8 @@ def finish_run(
     }
     reported = reports.get("test", reports["validation"])
     if main:
-        saved.config.operating_points = asdict(points)
         saved.config.save_pretrained(folder)
+        verify_with(saved, CXRImageProcessor.from_pretrained(folder)).save(folder)
         for split, table in tables.items():
             table.to_csv(folder / f"predictions_{split}.csv")
         _draw(folder / "figures", log, reports, hierarchy, films.provenance["dataset"])

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from hf_cxr.ablation import AblationError, Plan, Run, check
 from hf_cxr.ablation_results import markdown, summarise
-from hf_cxr.errors import run
+from hf_cxr.errors import run_recipe
 from hf_cxr.figures import ablation_differences
 from hf_cxr.runs import SETTINGS_FILE
 
@@ -85,4 +85,4 @@ def train(run: Run, accelerate_config: Path | None, jobs: int) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -13,7 +13,7 @@ report ranks and does not decide. The output folder gets `eval_report.json`, `re
 
 from pathlib import Path
 
-from hf_cxr.errors import run
+from hf_cxr.errors import run_recipe
 from hf_cxr.processes import start_processes
 from hf_cxr.report import write_report
 from hf_cxr.report.arguments import parse_report_settings
@@ -50,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

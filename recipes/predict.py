@@ -29,7 +29,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_cxr.errors import run
+from hf_cxr.errors import run_recipe
 from hf_cxr.predict import parse_predict_settings, predict
 from hf_cxr.predict.writing import ERRORS_FILE, HEATMAPS, SETTINGS_FILE
 
@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -13,7 +13,8 @@ import torch
 from transformers import set_seed
 
 from hf_cxr.arguments import parse_settings
-from hf_cxr.errors import run
+from hf_cxr.energy import measured
+from hf_cxr.errors import run_recipe
 from hf_cxr.experiment import finish_run, train_model
 from hf_cxr.films import label_summary, prepare_films
 from hf_cxr.processes import start_processes
@@ -38,8 +39,10 @@ def main() -> None:
         run.claim(described)
     state.wait_for_everyone()
 
-    model, log = train_model(settings, films, run)
-    report = finish_run(model, films, run, settings.model.fit, settings, provenance(described) | {"log": log})
+    with measured(settings.run.energy_country) as energy:
+        model, log = train_model(settings, films, run)
+    traced = provenance(described) | {"log": log, "energy": energy or None}
+    report = finish_run(model, films, run, settings.model.fit, settings, traced)
     if state.is_main_process:
         print(f"\n{report_table(report)}\n")
         for name in (REPORT_FILE, "predictions_test.csv", "run.yaml", "model.safetensors", "figures"):
@@ -48,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -40,7 +40,7 @@ ALLOWED = {
     "report": {
         "arguments", "bootstrap", "calibration", "compute", "curves", "data", "evaluation", "experiment", "figures",
         "films", "full_report", "hierarchy", "inspection", "localisation", "metrics", "models", "operating_points",
-        "predictions", "projection", "risk", "runs", "uncertainty",
+        "predictions", "projection", "risk", "runs", "uncertainty", "verification",
     },
     "compute": {"models"},
     "inspection": {"explain", "inference", "localisation", "models", "uncertainty"},
@@ -64,8 +64,10 @@ ALLOWED = {
     "films": {"arguments", "data", "hierarchy", "labels", "models"},
     "experiment": {
         "arguments", "calibration", "evaluation", "figures", "films", "full_report", "hierarchy", "inference", "labels",
-        "losses", "models", "operating_points", "predictions", "runs", "trainer",
+        "losses", "models", "operating_points", "predictions", "runs", "trainer", "verification",
     },
+    "verification": {"data", "models"},
+    "energy": set(),
     "ablation": {"arguments", "runs"},
     "ablation_results": {
         "ablation", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",

@@ -28,6 +28,7 @@ from hf_cxr.report.arguments import ReportArguments
 from hf_cxr.report.masks import find_masks
 from hf_cxr.runs import SETTINGS_FILE, provenance
 from hf_cxr.uncertainty import NoDropoutError, check_passes
+from hf_cxr.verification import identity
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _from_model(settings: ReportArguments, data: DataArguments, labels: LabelArg
         # A split never decides by thresholds of its own.
         operating_points=points if points and points.split != settings.split else None,
         composed_by_model=is_composed(hierarchy, config.link),
-        provenance={"source": folder.name, **films.provenance, "trained": trained},
+        provenance={"source": folder.name, **films.provenance, "trained": trained, "model": identity(model)},
         model=model,
         inspection=inspection,
         validation_inspection=validation_inspection,
