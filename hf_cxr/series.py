@@ -9,6 +9,8 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
+from hf_cxr.models.dicom import is_dataset
+
 
 @dataclass(frozen=True)
 class Film:
@@ -60,7 +62,8 @@ class Results:
 
 def numbered(inputs: Any) -> Any:
     """A single film as it is; several as transformers takes them, each a `Film`."""
-    if isinstance(inputs, (str, bytes, PathLike, Mapping)) or 0 <= getattr(inputs, "ndim", -1) < 4:
+    one = isinstance(inputs, (str, bytes, PathLike, Mapping)) or hasattr(inputs, "read") or is_dataset(inputs)
+    if one or 0 <= getattr(inputs, "ndim", -1) < 4:
         return inputs
     if isinstance(inputs, (list, tuple)) or hasattr(inputs, "ndim"):
         return [Film(position, image) for position, image in enumerate(inputs)]

@@ -3,15 +3,19 @@
     python recipes/predict.py --model runs/nih128 images/ --output_dir out --heatmaps
     python recipes/predict.py --model runs/nih128 list.csv --output_dir out
     python recipes/predict.py --model runs/nih128 shards/ --output_dir out --format parquet
+    python recipes/predict.py --model my-org/cxr-nih hf://datasets/my-org/films --output_dir out
     accelerate launch --config_file recipes/accelerate/two_cpu_processes.yaml recipes/predict.py \\
         --model runs/nih128 images/ --output_dir out
 
-The source is a folder of films (with all below it), a CSV with a column of paths relative to it, or Parquet files
-with films in them as `datasets` writes them. `predictions.csv` gets a row a film, in the source's order: `id`, what
-else the source says of it, `<label>_prob`, `<label>_decision`, `gate_cleared` and `error`
-(`hf_cxr.predict.table.Reader` says what each holds). A film that cannot be read keeps its row, with the error and no
-figures, and is listed in `errors.csv`. `predict.yaml` says which model and settings made the table. No absolute path
-of this machine is written anywhere; columns of the source are carried as they are.
+The source is one film or several, a folder of films (with all below it), a CSV with a column of paths relative to it,
+or Parquet files with films in them as `datasets` writes them, here or on the Hub. Films are pictures, or DICOM files
+under any name (extra `dicom`); what is no chest film is refused with its reason.
+
+`predictions.csv` gets a row a film, in the source's order: `id`, what else the source says of it, `<label>_prob`,
+`<label>_decision`, `gate_cleared` and `error` (`hf_cxr.predict.table.Reader` says what each holds). A film that cannot
+be read keeps its row, with the error and no figures, and is listed in `errors.csv`. `predict.yaml` says which model and
+settings made the table. No absolute path of this machine is written anywhere; columns of the source are carried as they
+are.
 
 Where the source has the truth, a column `<label>` (1, 0 or blank) for each label of the model, the table can be
 evaluated once the films with errors are left out:

@@ -72,7 +72,7 @@ ALLOWED = {
     "ablation_results": {
         "ablation", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",
     },
-    "series": set(),
+    "series": {"models"},
     "pipeline": {"explain", "hierarchy", "models", "predictions", "series", "uncertainty"},
     "predict": {
         "arguments", "hierarchy", "models", "pipeline", "predictions", "processes", "uncertainty",

@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from .calibrate import Calibrate
 from .configuration import CXRConfig, CXRDenseNetConfig, CXRTwoStageConfig, CXRViTConfig
 from .densenet import CXRDenseNetForImageClassification
+from .dicom import DicomFilm, DicomRefusedError, read_dicom
 from .modeling import CXROutput, CXRPreTrainedModel
 from .processing import CXRImageProcessor, FilmError
 from .two_stage import SINGLE_STAGE, CXRTwoStageForImageClassification
@@ -34,5 +35,8 @@ __all__ = [
     "CXRViTConfig",
     "CXRViTForImageClassification",
     "Calibrate",
+    "DicomFilm",
+    "DicomRefusedError",
     "FilmError",
+    "read_dicom",
 ]

@@ -4,40 +4,49 @@ Two halves: `film_to_gray` and `fit_to_square` give the uint8 film of training s
 stores), `normalise` gives the model's input. Both are used by training and by inference.
 """
 
+from io import BytesIO
 from os import PathLike
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
+from huggingface_hub.utils import httpx  # the client that transformers fetches images with
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import load_image
 from transformers.utils import TensorType
 
+from .dicom import is_dataset, is_dicom, read_dicom
+from .film_errors import DicomRefusedError, FilmError
+
 FITS = ("pad", "crop", "stretch")
+MOST_WHITE = 0.5
+"""Share of white pixels above which an RGB image was surely saturated: 3,990 real 8-bit films have at most 0.018."""
 
 
-class FilmError(ValueError):
-    """An input that is no film: wrong type, range or shape, or without any contrast."""
-
-
-def film_to_gray(image: Any) -> Image.Image:
+def film_to_gray(image: Any, lateral: bool = False) -> Image.Image:
     """Any image -> 8-bit gray PIL image ("L").
 
     Args:
         image: PIL image (gray 1, 8 or 16 bit, palette, RGB, RGBA, LA); or array/tensor of shape (H, W), (1, H, W),
-            (H, W, 1), (3, H, W) or (H, W, 3) with dtype uint8, uint16 or float in [0, 1].
+            (H, W, 1), (3, H, W) or (H, W, 3) with dtype uint8, uint16 or float in [0, 1]; or a pydicom `Dataset`.
+        lateral: whether a DICOM film may be lateral.
 
     16-bit values are taken at full scale: 65535 is white (v · 255 / 65535, rounded). Equal colour channels are
-    one channel; others become luminance (ITU-R 601). Alpha is dropped.
+    one channel; others become luminance (ITU-R 601). Alpha is dropped. Pixels are taken as they are stored: an
+    orientation in EXIF is not applied, here as in training. DICOM: see `read_dicom`.
 
     Raises:
-        FilmError: another type, shape or range, or a film that is one value throughout.
+        FilmError: another type, shape or range, a broken file, or a film that is one value throughout.
+        DicomRefusedError: no chest film, or none that can be read.
     """
-    film = _from_pil(image) if isinstance(image, Image.Image) else _from_array(image)
+    if is_dataset(image):
+        film = read_dicom(image, lateral=lateral).image
+    else:
+        film = _from_pil(image) if isinstance(image, Image.Image) else _from_array(image)
     low, high = film.getextrema()
     if low == high:
         raise FilmError(f"film of size {film.size} has the value {low} in every pixel: blank, or wrongly scaled")
@@ -45,6 +54,12 @@ def film_to_gray(image: Any) -> Image.Image:
 
 
 def _from_pil(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+    except Exception as error:  # Pillow's plug-ins raise more than OSError on broken data
+        if isinstance(error, MemoryError) or getattr(error, "errno", None):
+            raise  # the machine's fault
+        raise FilmError(f"{type(error).__name__}: {error}") from error
     if image.mode == "L":
         return image
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit PNG opens as "I;16" or "I"
@@ -130,6 +145,7 @@ class CXRImageProcessor(TorchvisionBackend):
     Args:
         size: `{"height": S, "width": S}`.
         fit: see `fit_to_square`.
+        lateral: whether DICOM films may be lateral; other files do not say what they show.
         image_mean, image_std: lists of one number each, of films in [0, 1]; None takes each film's own.
     """
 
@@ -138,11 +154,12 @@ class CXRImageProcessor(TorchvisionBackend):
     image_mean: Any = [0.5]
     image_std: Any = [0.25]
 
-    def __init__(self, fit: str = "pad", **kwargs: Any) -> None:
+    def __init__(self, fit: str = "pad", lateral: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if fit not in FITS:
             raise FilmError(f"fit: got {fit!r}, expected one of {', '.join(FITS)}")
         self.fit = fit
+        self.lateral = lateral
 
     @classmethod
     def for_model(cls, config: Any, fit: str = "pad") -> "CXRImageProcessor":
@@ -162,7 +179,7 @@ class CXRImageProcessor(TorchvisionBackend):
         Raises:
             FilmError: see `film_to_gray`.
         """
-        return fit_to_square(film_to_gray(image), int(self.size.height), self.fit)
+        return fit_to_square(film_to_gray(image, self.lateral), int(self.size.height), self.fit)
 
     @property
     def fingerprint(self) -> str:
@@ -170,15 +187,24 @@ class CXRImageProcessor(TorchvisionBackend):
         return f"v1-{self.size.height}-{self.fit}"
 
     def preprocess(self, images: Any, return_tensors: str | TensorType | None = None, **kwargs: Any) -> BatchFeature:
-        """A film or a list of films (paths and URLs too) -> batch.
+        """A film or a list of films -> batch.
+
+        Args:
+            images: as for `open` and `film_to_gray`; 16-bit films as a path, bytes or uint16 array rather than through
+                transformers' `load_image` (which its own `pipeline("image-classification")` calls): it makes every
+                value above 255 white.
 
         Raises:
             FilmError: a film cannot be used; says which, counted from 0.
+            DicomRefusedError: the same, of a DICOM file.
+            OSError: a file cannot be opened. httpx.HTTPError: a URL cannot be fetched.
         """
         films = []
         for position, image in enumerate(_as_list(images)):
             try:
-                films.append(self.prepare(self.open(image)))
+                films.append(self._opened_and_prepared(image))
+            except DicomRefusedError as error:
+                raise DicomRefusedError(f"film {position}: {error}", error.code) from None
             except FilmError as error:
                 raise FilmError(f"film {position}: {error}") from None
         pixels = torch.from_numpy(np.stack(films))[:, None]
@@ -186,13 +212,69 @@ class CXRImageProcessor(TorchvisionBackend):
         batch = {"pixel_values": normalise(pixels, mean, std)}
         return BatchFeature(batch, tensor_type=return_tensors)
 
+    def _opened_and_prepared(self, image: Any) -> NDArray[np.uint8]:
+        try:
+            opened = self.open(image)
+        except UnidentifiedImageError:  # whose text has an address in memory
+            raise FilmError("not a picture in a format that Pillow reads, nor DICOM") from None
+        if opened is image:
+            film = self.prepare(image)
+            _check_not_saturated(image)
+            return film
+        with opened:  # a broken film would keep its file open
+            return self.prepare(opened)
+
     def open(self, image: Any) -> Any:
-        """Open a path or URL with PIL, keeping 16 bits; pass anything else through."""
-        if not isinstance(image, (str, PathLike)):
-            return image
-        if str(image).startswith(("http://", "https://")):
-            return load_image(str(image))
-        return Image.open(image)
+        """Open a path, URL, bytes or binary file: a PIL image, with its 16 bits; pass anything else through.
+
+        DICOM is known by its first bytes, or by the suffix .dcm or .dicom, and comes back as the 8-bit film.
+
+        Raises:
+            FilmError: a picture has more than PIL.Image.MAX_IMAGE_PIXELS pixels.
+            DicomRefusedError: see `read_dicom`.
+            OSError: a file cannot be opened, or (UnidentifiedImageError) is no picture.
+            httpx.HTTPError: a URL cannot be fetched.
+        """
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            answer = httpx.get(image, timeout=None, follow_redirects=True).raise_for_status()
+            return self._read(BytesIO(answer.content), urlsplit(image).path)
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return self._read(BytesIO(image))
+        if isinstance(image, (str, PathLike)):
+            with open(image, "rb") as file:
+                if is_dicom(file, str(image)):
+                    return read_dicom(file, lateral=self.lateral).image
+            return _picture(image)  # by its path, which the picture then knows
+        return self._read(image) if hasattr(image, "read") else image
+
+    def _read(self, file: Any, name: str = "") -> Image.Image:
+        file.seek(0)
+        return read_dicom(file, lateral=self.lateral).image if is_dicom(file, name) else _picture(file)
+
+
+def _picture(source: Any) -> Image.Image:
+    try:
+        picture = Image.open(source)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise FilmError(str(error)) from None
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and picture.width * picture.height > limit:  # up to twice as many Pillow only warns
+        picture.close()
+        raise FilmError(f"{picture.width:,} × {picture.height:,} pixels; expected at most {limit:,}")
+    return picture
+
+
+def _check_not_saturated(image: Any) -> None:
+    """Refuse what transformers' `load_image` makes of a 16-bit film: RGB, all values above 255 white."""
+    if not isinstance(image, Image.Image) or image.mode != "RGB":
+        return
+    white = min(image.histogram()[255::256]) / max(1, image.width * image.height)
+    if white > MOST_WHITE:
+        raise FilmError(
+            f"{white:.0%} of the pixels are white: a 16-bit film that was converted to RGB, as by "
+            'pipeline("image-classification"); pass its path or its uint16 array to the processor, or use '
+            'pipeline("chest-xray-classification")'
+        )
 
 
 def _as_list(images: Any) -> list[Any]:

@@ -21,9 +21,11 @@ class PredictArguments:
     """Which films are read by which model, and where the table goes."""
 
     model: str | None = field(default=None, metadata={"help": "Folder or Hub name of the model."})
-    source: str | None = field(
-        default=None,
-        metadata={"help": "Folder of films, CSV list, or folder of Parquet files; may be given without --source."},
+    source: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Films, a folder of them, a CSV list, Parquet files or hf://datasets/NAME; without --source, too."
+        },
     )
     output_dir: str = field(default="predictions", metadata={"help": "Folder of the table."})
     format: str = field(default="csv", metadata={"help": f"Of the table: {', '.join(FORMATS)}."})
@@ -52,7 +54,8 @@ class PredictArguments:
 
     def __post_init__(self) -> None:
         if not self.model or not self.source:
-            raise SettingsError(f"got model={self.model}, source={self.source}; give both: predict.py --model M SOURCE")
+            given = " ".join(self.source) or None
+            raise SettingsError(f"got model={self.model}, source={given}; give both: predict.py --model M SOURCE")
         if self.format not in FORMATS:
             raise SettingsError(f"format: got {self.format!r}, expected one of {', '.join(FORMATS)}")
         for name, least in (("batch_size", 1), ("rows_per_part", 1), ("num_workers", 0)):
@@ -77,7 +80,7 @@ def parse_predict_settings(argv: Sequence[str] | None = None, description: str |
     """Read the command line, in which the source may stand anywhere without its option's name.
 
     Raises:
-        SettingsError: see `arguments.parse_groups` and `PredictArguments`; two sources.
+        SettingsError: see `arguments.parse_groups` and `PredictArguments`.
     """
     words = _with_source(list(sys.argv[1:] if argv is None else argv))
     (settings,) = parse_groups((PredictArguments,), words, description)
@@ -85,7 +88,7 @@ def parse_predict_settings(argv: Sequence[str] | None = None, description: str |
 
 
 def _with_source(words: list[str]) -> list[str]:
-    """The word that belongs to no option becomes `--source=…`; a settings file (YAML) stays first."""
+    """The words that belong to no option become `--source …`; a settings file (YAML) stays first."""
     flags = {f"--{f.name}" for f in fields(PredictArguments) if isinstance(f.default, bool)}
     named: list[str] = words[:1] if words and words[0].endswith((".yaml", ".yml")) else []
     loose: list[str] = []
@@ -105,6 +108,4 @@ def _with_source(words: list[str]) -> list[str]:
             pushed.append(value)
         else:
             named.append(value)
-    if len(loose) > 1:
-        raise SettingsError(f"got several sources, {', '.join(loose)}; expected one folder, CSV or Parquet file")
-    return named + [f"--source={word}" for word in loose]
+    return named + (["--source", *loose] if loose else [])

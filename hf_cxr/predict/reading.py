@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -45,7 +44,7 @@ def read_film(row: Row, processor: CXRImageProcessor) -> Film:
         if row.image is None:
             raise FilmError("no file is named, and no bytes are given")
         with ExitStack() as stack:
-            image: Any = processor.open(row.image) if isinstance(row.image, Path) else _opened(row.image)
+            image: Any = processor.open(row.image)
             if isinstance(image, PIL.Image.Image):
                 stack.enter_context(image)  # a broken film would keep its file open
                 image.load()
@@ -54,16 +53,12 @@ def read_film(row: Row, processor: CXRImageProcessor) -> Film:
         return Film(bare, None, _reason(error, row))
 
 
-def _opened(content: bytes) -> PIL.Image.Image:
-    return PIL.Image.open(io.BytesIO(content))
-
-
 def _reason(error: Exception, row: Row) -> str:
     """One line without the user's folders, nor addresses in memory, which differ each time."""
     if isinstance(error, FileNotFoundError):
         return "FileNotFoundError: no such file"
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "UnidentifiedImageError: not a picture in a format that Pillow reads"
+        return "UnidentifiedImageError: neither DICOM nor a picture in a format that Pillow reads"
     text = str(error)
     if isinstance(row.image, Path):
         for folder in (str(row.image.absolute()), str(row.image)):

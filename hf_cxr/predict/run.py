@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
@@ -26,10 +26,9 @@ from hf_cxr.errors import UserError
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.pipeline import ChestXRayClassificationPipeline
 from hf_cxr.predict.arguments import PredictArguments
-from hf_cxr.predict.lists import CsvSource
+from hf_cxr.predict.opening import fetched, open_source
 from hf_cxr.predict.reading import in_order, read_film
-from hf_cxr.predict.shards import ParquetSource
-from hf_cxr.predict.sources import FILMS, SHARD, FolderSource, Source, SourceError, Survey, walk
+from hf_cxr.predict.sources import Source, SourceError, Survey
 from hf_cxr.predict.table import NUMBER, Reader
 from hf_cxr.predict.writing import HEATMAPS, Counts, OutputFolder
 from hf_cxr.processes import start_processes
@@ -71,6 +70,7 @@ def predict(settings: PredictArguments) -> Done:
     folder = OutputFolder(Path(settings.output_dir), overwrite=settings.overwrite, resume=settings.resume)
     _on_main(state, folder.check)
     pipe = load(str(settings.model), state.device)
+    settings = replace(settings, source=_on_main(state, lambda: fetched(settings.source)))
     source = open_source(settings, pipe.hierarchy.names)
     reader = _reader(pipe, source, settings)
     survey = _on_main(state, source.survey)
@@ -118,28 +118,6 @@ def load(name: str, device: torch.device) -> ChestXRayClassificationPipeline:
     except (OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{name}: cannot be used as a model ({type(error).__name__}: {reason[:400]})") from None
-
-
-def open_source(settings: PredictArguments, labels: Sequence[str]) -> Source:
-    """The source by its kind: a `.csv`, a `.parquet`, or a folder of either films or Parquet files.
-
-    Raises:
-        SourceError: none of these, columns are missing, or the table would be written into the folder of films.
-    """
-    path = Path(str(settings.source))
-    if path.is_dir():
-        if Path(settings.output_dir).resolve().is_relative_to(path.resolve()):
-            raise SourceError(f"output_dir {settings.output_dir} lies in the source {path}; choose one outside it")
-        first = next(walk(path, (*FILMS, SHARD)), "")
-        if not first.endswith(SHARD):
-            return FolderSource(path)
-    elif not path.is_file():
-        raise SourceError(f"{path}: no such file or folder")
-    elif path.suffix.lower() == ".csv":
-        return CsvSource(path, labels, settings.path_column, settings.id_column)
-    elif path.suffix.lower() != SHARD:
-        raise SourceError(f"{path}: expected a folder, a .csv or a {SHARD}")
-    return ParquetSource(path, settings.image_column, settings.id_column)
 
 
 def _reader(pipe: ChestXRayClassificationPipeline, source: Source, settings: PredictArguments) -> Reader:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_cxr.predict.sources import FILMS, SHARD, Row, Source, SourceError, id_of, walk
+from hf_cxr.predict.sources import Row, Source, SourceError, id_of, is_shard, walk
 
 _ROWS = 16
 """Films whose bytes are in memory before they are handed on."""
@@ -45,7 +45,7 @@ class ParquetSource(Source):
     def __init__(self, path: Path, image_column: str, id_column: str | None) -> None:
         self.path, self.image_column = path, image_column
         self.folder = path if path.is_dir() else path.parent
-        self.shards = list(walk(path, (SHARD,))) if path.is_dir() else [path.name]
+        self.shards = list(walk(path, is_shard)) if path.is_dir() else [path.name]
         with self._opened(self.shards[0]) as first:
             self.schema = first.schema_arrow
         self.id_column = id_of(path, self.schema.names, id_column)
@@ -78,8 +78,6 @@ class ParquetSource(Source):
 
     def stamp(self) -> str:
         """See `Source`; also compares the files' columns, as it opens each."""
-        if self.path.is_dir() and (film := next(walk(self.path, FILMS), None)):
-            raise SourceError(f"{self.path}: holds Parquet files and films besides, first {film}; give one of the two")
         stamps = []
         for shard in self.shards:
             with self._opened(shard) as file:

@@ -10,7 +10,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePath
@@ -20,9 +20,11 @@ import numpy as np
 import pyarrow as pa
 
 from hf_cxr.errors import UserError
+from hf_cxr.models.dicom import SUFFIXES, is_dicom
 
-FILMS = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".jp2")
-SHARD = ".parquet"
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".jp2")
+FILMS = (*PICTURES, *SUFFIXES)
+SHARD, LIST = ".parquet", ".csv"
 ID = "id"
 
 T = TypeVar("T")
@@ -85,7 +87,7 @@ class Source(ABC):
     """Films in a fixed order.
 
     Attributes:
-        kind: folder, csv or parquet. path: what the user gave.
+        kind: files, folder, csv or parquet. path: what the user gave, of files the folder above all of them.
         columns: Arrow schema of what is carried into the output.
         left_out: columns that are not carried.
     """
@@ -167,8 +169,8 @@ def within(items: Iterable[T], ranges: Sequence[range]) -> Iterator[tuple[int, T
         position = each.stop
 
 
-def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
-    """Paths of the files with these suffixes below a folder, relative to it, sorted folder by folder.
+def walk(folder: Path, wanted: Callable[[Path], bool]) -> Iterator[str]:
+    """Paths of the files that are wanted below a folder, relative to it, sorted folder by folder.
 
     The names of one folder at a time are held. Links to folders are followed, but not in circles; hidden files and
     folders are passed over.
@@ -176,10 +178,12 @@ def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
     Raises:
         SourceError: a folder cannot be listed.
     """
-    yield from _walk(folder, PurePath(), tuple(suffixes), frozenset())
+    yield from _walk(folder, PurePath(), wanted, frozenset())
 
 
-def _walk(root: Path, below: PurePath, suffixes: tuple[str, ...], above: frozenset[tuple[int, int]]) -> Iterator[str]:
+def _walk(
+    root: Path, below: PurePath, wanted: Callable[[Path], bool], above: frozenset[tuple[int, int]]
+) -> Iterator[str]:
     here = root / below
     try:
         info = here.stat()
@@ -191,9 +195,33 @@ def _walk(root: Path, below: PurePath, suffixes: tuple[str, ...], above: frozens
         return
     for name, is_folder in found:
         if is_folder:
-            yield from _walk(root, below / name, suffixes, above | {(info.st_dev, info.st_ino)})
-        elif name.lower().endswith(suffixes):
+            yield from _walk(root, below / name, wanted, above | {(info.st_dev, info.st_ino)})
+        elif wanted(here / name):
             yield (below / name).as_posix()
+
+
+def films_below(folder: Path) -> Iterator[str]:
+    """Pictures and DICOM files; the latter are mostly exported without a suffix, and known by their first bytes."""
+    return walk(folder, is_film)
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a file is Parquet, by its name."""
+    return path.name.lower().endswith(SHARD)
+
+
+def is_film(path: Path) -> bool:
+    """Whether a file is a film by its name, or DICOM by its first bytes."""
+    name = path.name.lower()
+    if name.endswith(FILMS):
+        return True
+    if name.endswith((SHARD, LIST)) or not path.is_file():  # opening a pipe would wait
+        return False
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file)
+    except OSError:
+        return False
 
 
 class FolderSource(Source):
@@ -206,13 +234,13 @@ class FolderSource(Source):
 
     def stamp(self) -> str:
         """See `Source`."""
-        if shard := next(walk(self.path, (SHARD,)), None):
+        if shard := next(walk(self.path, is_shard), None):
             raise SourceError(f"{self.path}: holds films and Parquet files besides, first {shard}; give one of the two")
         return ""
 
     def ids(self) -> Iterator[str]:
         """See `Source`."""
-        return walk(self.path, FILMS)
+        return films_below(self.path)
 
     def rows(self, ranges: Sequence[range]) -> Iterator[Row]:
         """See `Source`."""
@@ -220,7 +248,27 @@ class FolderSource(Source):
             yield Row(number, name, self.path / name)
 
     def _expected(self) -> str:
-        return f"files that end in {', '.join(FILMS)}, or in {SHARD}"
+        return f"files that end in {', '.join(FILMS)}, DICOM files by any name, or files that end in {SHARD}"
+
+
+class FilesSource(Source):
+    """Films named one by one, called by their paths below the last folder that they share."""
+
+    kind = "files"
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        absolute = [os.path.abspath(path) for path in paths]
+        self.path = Path(os.path.commonpath([os.path.dirname(path) for path in absolute]))
+        self._ids = [Path(os.path.relpath(path, self.path)).as_posix() for path in absolute]
+
+    def ids(self) -> Iterator[str]:
+        """See `Source`."""
+        return iter(self._ids)
+
+    def rows(self, ranges: Sequence[range]) -> Iterator[Row]:
+        """See `Source`."""
+        for number, name in within(self._ids, ranges):
+            yield Row(number, name, self.path / name)
 
 
 def id_of(path: Path, columns: Sequence[str], wanted: str | None) -> str | None:

@@ -66,7 +66,12 @@ def put(folder, names=NAMES):
 
 
 def settings(model, source, out, **other):
-    return PredictArguments(**{"model": str(model), "source": str(source), "output_dir": str(out), **SMALL, **other})
+    own = {
+        "model": str(model),
+        "source": [str(each) for each in (source if isinstance(source, list) else [source])],
+        "output_dir": str(out),
+    }
+    return PredictArguments(**{**own, **SMALL, **other})
 
 
 def made(model, source, out, **other):
@@ -127,8 +132,8 @@ def spoil(folder):
     (folder / "z" / "corrupt.png").write_bytes(bytes(corrupt))
     return {
         "a/00_truncated.png": "OSError: image file is truncated",
-        "b/empty.png": "UnidentifiedImageError: not a picture",
-        "b/text.jpg": "UnidentifiedImageError: not a picture",
+        "b/empty.png": "UnidentifiedImageError: neither DICOM nor a picture",
+        "b/text.jpg": "UnidentifiedImageError: neither DICOM nor a picture",
         "blank.png": r"FilmError: film of size \(40, 40\) has the value 7 in every pixel",
         "float.tif": "FilmError: F image with values",
         "gone.png": "FileNotFoundError: no such file",

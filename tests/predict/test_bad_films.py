@@ -65,7 +65,7 @@ def test_bytes_that_are_no_picture(model, nih, tmp_path):
     errors = [list(made(model, tmp_path / "x.parquet", tmp_path / f"out{i}", num_workers=i).error) for i in range(2)]
     assert errors[0] == errors[1]  # no address in memory
     assert errors[0] == [
-        "UnidentifiedImageError: not a picture in a format that Pillow reads",
+        "UnidentifiedImageError: neither DICOM nor a picture in a format that Pillow reads",
         "FilmError: no file is named, and no bytes are given",
     ]
 

@@ -25,13 +25,18 @@ from tests.predict.films import recipe, settings
 )
 def test_the_source_may_stand_anywhere(words, source, heatmaps):
     parsed = parse_predict_settings(words.split())
-    assert (parsed.model, parsed.source, parsed.heatmaps) == ("m", source, heatmaps)
+    assert (parsed.model, parsed.source, parsed.heatmaps) == ("m", [source], heatmaps)
 
 
 def test_settings_may_come_from_a_file(tmp_path):
     (tmp_path / "s.yaml").write_text("model: m\nbatch_size: 8\n")
     parsed = parse_predict_settings([str(tmp_path / "s.yaml"), "films", "--batch_size", "4"])
-    assert (parsed.model, parsed.source, parsed.batch_size) == ("m", "films", 4)
+    assert (parsed.model, parsed.source, parsed.batch_size) == ("m", ["films"], 4)
+
+
+def test_several_films_may_be_named():
+    parsed = parse_predict_settings(["a.png", "--model", "m", "--heatmaps", "b.dcm"])
+    assert (parsed.source, parsed.heatmaps) == (["a.png", "b.dcm"], True)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,6 @@ def test_settings_may_come_from_a_file(tmp_path):
     [
         ("--model m", "got model=m, source=None; give both"),
         ("films", "got model=None, source=films"),
-        ("--model m a b", "several sources, a, b"),
         ("--model m a --format xlsx", "format: got 'xlsx', expected one of csv, parquet, jsonl"),
         ("--model m a --batch_size 0", "batch_size: got 0, expected 1 or more"),
         ("--model m a --num_workers -1", "num_workers: got -1, expected 0 or more"),

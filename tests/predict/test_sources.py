@@ -228,7 +228,7 @@ def test_sources_that_cannot_be_used(model, folder, tmp_path):
 
     refused(tmp_path / "nowhere", "no such file or folder")
     (tmp_path / "list.txt").write_text("a.png")
-    refused(tmp_path / "list.txt", "expected a folder, a .csv or a .parquet")
+    refused(tmp_path / "list.txt", "expected films, a folder, a .csv or a .parquet")
     (tmp_path / "films").mkdir()
     refused(tmp_path / "films", "no film in it; expected files that end in .png")
     refused(tmp_path / "x.csv", "no such file")
@@ -238,7 +238,7 @@ def test_sources_that_cannot_be_used(model, folder, tmp_path):
     refused(mixed, "holds films and Parquet files besides, first a.parquet")
     put(mixed, ["z.png"])
     pq.write_table(pa.table({"image": [b""]}), mixed / "0.parquet")
-    refused(mixed, "holds Parquet files and films besides")
+    refused(mixed, "holds films and Parquet files besides, first 0.parquet")
     parquet = tmp_path / "parquet"
     parquet.mkdir()
     pq.write_table(pa.table({"image": [b"x"], "age": [1]}), parquet / "a.parquet")
