@@ -32,6 +32,7 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
 
     config_class = CXRTwoStageConfig
     config: CXRTwoStageConfig
+    _keep_in_fp32_modules_strict = ["skipped_scores"]  # prevalences, which 16 bits would round
 
     def __init__(self, config: CXRTwoStageConfig) -> None:
         super().__init__(config)
@@ -79,8 +80,8 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
             if getattr(mine, key) != getattr(theirs, key):
                 raise ValueError(f"{key}: gate has {getattr(mine, key)}, findings {getattr(theirs, key)}; must agree")
         config = CXRTwoStageConfig(
-            gate_model=mine.to_dict(),
-            finding_model=theirs.to_dict(),
+            gate_model=_plain(mine),
+            finding_model=_plain(theirs),
             gate_threshold=gate_threshold,
             skipped_conditional=skipped_conditional,
             backbone=f"{mine.backbone} + {theirs.backbone}",
@@ -138,6 +139,11 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
             scores_BL[passed_B] = found_KL
         log_p, log_q = chain(F.logsigmoid(gate_B1), F.logsigmoid(-gate_B1), scores_BL)
         return self.calibrate(torch.cat([gate_B1, log_p - log_q], dim=1)[:, self.order])
+
+
+def _plain(config: CXRConfig) -> dict[str, Any]:
+    """As plain data, without the folder it was loaded from."""
+    return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
 
 
 def _build(plain: dict[str, Any]) -> PreTrainedModel:

@@ -30,7 +30,7 @@ class CXRViTForImageClassification(CXRPreTrainedModel):
         """Patch tokens laid out on their grid, (B, C, H, W); class and register tokens left out."""
         height, width = self.backbone.patch_embed.grid_size
         patches = tokens_BNC[:, self.backbone.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(patches), -1, height, width)
+        return patches.transpose(1, 2).unflatten(2, (height, width))
 
     def first_tokens(self, pixel_values: Tensor) -> Tensor:
         """What the first block reads, (B, N, C): timm's `forward_features` up to its blocks."""
