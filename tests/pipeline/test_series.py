@@ -10,6 +10,9 @@ import torch
 from PIL import Image
 from transformers.pipelines.pt_utils import KeyDataset
 
+from hf_cxr.models import FilmError, read_dicom
+from tests.models.dicom_files import film as dicom
+from tests.models.dicom_files import written
 from tests.pipeline.helpers import (
     OPTIONS,
     N,
@@ -30,6 +33,20 @@ def test_every_form_of_a_film_is_the_same_film(model, films, tmp_path):
     for film in same:
         assert_same(read(film), expected)
     assert abs(read(films[4])["gate"]["probability"] - expected["gate"]["probability"]) > 1e-3
+
+
+def test_dicom_in_every_form_is_one_film(model, tmp_path):
+    read, dataset = reader(model), dicom()
+    (tmp_path / "IM0001").write_bytes(written(dataset))
+    expected = read(Image.fromarray(np.asarray(read_dicom(dataset).image)))
+    with (tmp_path / "IM0001").open("rb") as file:
+        for film in (tmp_path / "IM0001", dataset, file):
+            assert_same(read(film), expected)
+    assert_all_same(read([dataset, tmp_path / "IM0001"]), [expected] * 2)
+    refused = dicom(Modality="CT")
+    with pytest.raises(FilmError, match=r"film 1: .*CT") as caught:
+        read([dataset, refused])
+    assert "Doe" not in str(caught.value)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
