@@ -39,7 +39,8 @@ ALLOWED = {
     },
     "report": {
         "arguments", "bootstrap", "calibration", "compute", "curves", "data", "evaluation", "experiment", "figures",
-        "films", "full_report", "hierarchy", "inspection", "localisation", "metrics", "models", "operating_points",
+        "films", "full_report", "hierarchy", "inspection", "loading", "localisation", "metrics", "models",
+        "operating_points",
         "predictions", "projection", "risk", "runs", "uncertainty", "verification",
     },
     "compute": {"models"},
@@ -68,6 +69,13 @@ ALLOWED = {
     },
     "verification": {"data", "models"},
     "energy": set(),
+    "loading": {"models"},
+    "export": {"hierarchy", "models", "pipeline", "verification"},
+    "hub": {
+        "evaluation", "export", "figures", "gating", "hierarchy", "loading", "metrics", "models", "report", "runs",
+        "verification",
+    },
+    "demo": {"arguments", "data", "hierarchy", "models", "pipeline", "predict", "predictions"},
     "ablation": {"arguments", "runs"},
     "ablation_results": {
         "ablation", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",
@@ -75,7 +83,7 @@ ALLOWED = {
     "series": {"models"},
     "pipeline": {"explain", "hierarchy", "models", "predictions", "series", "uncertainty"},
     "predict": {
-        "arguments", "hierarchy", "models", "pipeline", "predictions", "processes", "uncertainty",
+        "arguments", "hierarchy", "loading", "models", "pipeline", "predictions", "processes", "uncertainty",
     },
     "__init__": {"hierarchy", "models", "pipeline"},
 }  # fmt: skip

@@ -292,7 +292,7 @@ def test_two_processes_write_the_report_of_one(finished, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("words", [["--model", "nowhere/at/all"], ["--model", str(REPO / "tests")]])
 def test_a_model_that_is_none_is_said_so(words, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="SettingsError: model"):
+    with pytest.raises(SystemExit, match="ModelError: "):
         evaluate(monkeypatch, words[1], tmp_path / "report", "--dataset", "phantom")
 
 

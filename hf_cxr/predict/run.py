@@ -20,9 +20,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from PIL import Image
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageClassification
 
-from hf_cxr.errors import UserError
+from hf_cxr.loading import ModelError, load_model, load_processor
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.pipeline import ChestXRayClassificationPipeline
 from hf_cxr.predict.arguments import PredictArguments
@@ -39,10 +38,6 @@ _PATIENCE = timedelta(days=2)
 """How long a process waits for the others: the launcher ends them all when one fails, so it need not be short."""
 
 T = TypeVar("T")
-
-
-class ModelError(UserError, ValueError):
-    """A model that cannot be loaded or used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +102,15 @@ def load(name: str, device: torch.device) -> ChestXRayClassificationPipeline:
     Raises:
         ModelError: no such folder, weights or processor are missing, or no model of the project.
     """
+    model, processor = load_model(name), load_processor(name)
+    for tensor in (*model.parameters(), *model.buffers()):
+        # On one process transformers leaves weights where the file is mapped, at any address, on several it copies
+        # them to addresses of whole cache lines; rounding depends on that, and the table should not.
+        tensor.data = tensor.data.clone()
     try:
-        model = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32)
-        for tensor in (*model.parameters(), *model.buffers()):
-            # On one process transformers leaves weights where the file is mapped, at any address, on several it copies
-            # them to addresses of whole cache lines; rounding depends on that, and the table should not.
-            tensor.data = tensor.data.clone()
-        processor = CXRImageProcessor.from_pretrained(name)
-        return ChestXRayClassificationPipeline(model.to(device).eval(), image_processor=processor, device=device)
-    except (OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{name}: cannot be used as a model ({type(error).__name__}: {reason[:400]})") from None
+        return ChestXRayClassificationPipeline(model.to(device), image_processor=processor, device=device)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{name}: {error}") from error
 
 
 def _reader(pipe: ChestXRayClassificationPipeline, source: Source, settings: PredictArguments) -> Reader:

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
-from transformers import AutoModelForImageClassification
 
-from hf_cxr.arguments import DataArguments, LabelArguments, SettingsError
+from hf_cxr.arguments import DataArguments, LabelArguments
 from hf_cxr.calibration import Calibration, calibrated, fit_table
 from hf_cxr.curves import Reader, read_readers
 from hf_cxr.evaluation import is_composed
@@ -20,8 +18,9 @@ from hf_cxr.experiment import calibrated_logits, prediction_table, uncalibrated_
 from hf_cxr.films import Films, prepare_split
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.inspection import Inspection, inspect, localise
+from hf_cxr.loading import load_model, load_processor
 from hf_cxr.localisation import LocalisationScore
-from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
+from hf_cxr.models import CXRPreTrainedModel
 from hf_cxr.operating_points import OperatingPoints, choose_operating_points
 from hf_cxr.predictions import METADATA, PredictionTable, PredictionTableError
 from hf_cxr.report.arguments import ReportArguments
@@ -91,13 +90,7 @@ def gather(settings: ReportArguments, data: DataArguments, labels: LabelArgument
 
 def _from_model(settings: ReportArguments, data: DataArguments, labels: LabelArguments) -> Inputs:
     folder = Path(str(settings.model))
-    try:
-        model = AutoModelForImageClassification.from_pretrained(settings.model, dtype=torch.float32)
-        processor = CXRImageProcessor.from_pretrained(settings.model)
-    except (OSError, ValueError) as error:  # no such folder, no processor in it, a weight missing
-        raise SettingsError(f"model {settings.model}: {error}") from error
-    if not isinstance(model, CXRPreTrainedModel):
-        raise SettingsError(f"model {settings.model} is a {type(model).__name__}; expected one of this project")
+    model, processor = load_model(str(settings.model)), load_processor(str(settings.model))
     config, hierarchy = model.config, Hierarchy.from_config(model.config)
     films = prepare_split(data, labels, processor, hierarchy, settings.split)
     logits = uncalibrated_logits(model, films, settings.split)

@@ -1,0 +1,1 @@
+"""A trained run made fit for others: its card, its check, its upload."""

@@ -1,0 +1,86 @@
+"""A data set to the tests' hub and back, and sources that must not go there."""
+
+import pytest
+
+from hf_cxr.data import load_splits
+from hf_cxr.data.phantom import generate
+from hf_cxr.hub.dataset import PROVENANCE, TermsError, check_terms, push_dataset
+from hf_cxr.hub.upload import Target, UploadError
+from tests.hub.client import run
+from tests.hub.faults import COMMIT
+from tests.hub.server import OWNER
+
+LOAD = """
+    import json
+    from datasets import load_dataset
+    splits = load_dataset("clinic/phantom")
+    film = splits["test"][0]
+    print(json.dumps({
+        "films": {name: len(split) for name, split in splits.items()},
+        "first": {"id": film["id"], "patient": film["patient"], "findings": film["findings"],
+                  "size": film["image"].size, "sum": sum(film["image"].tobytes())},
+    }))
+"""
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    films = generate(folder / "phantom", n_images=60, image_size=64, progress=False)
+    return load_splits("phantom", films, folder / "cache", view="all")
+
+
+@pytest.fixture
+def statement(tmp_path):
+    (tmp_path / "phantom.md").write_text("# Phantom\n\nSynthetic films.\n")
+    return tmp_path / "phantom.md"
+
+
+@pytest.mark.slow
+def test_a_data_set_there_and_back(hub, online, phantom, statement, tmp_path):
+    online()
+    splits, provenance = phantom
+    target = Target("clinic/phantom", PROVENANCE, "dataset")
+    failing = hub.fail(COMMIT, status=500, skip=1, times=None)
+    with pytest.raises(UploadError, match="the Hub answered 500"):
+        push_dataset("phantom", splits, provenance, statement, target)
+    assert not [name for name in hub.repo("clinic/phantom", "datasets").files() if name.endswith(".parquet")]
+    failing.times = 0
+    push_dataset("phantom", splits, provenance, statement, target)
+    repo = hub.repo("clinic/phantom", "datasets")
+    assert repo.private
+    card = repo.files()["README.md"].decode()
+    assert "Synthetic films." in card
+    assert "synthetic" in card.split("---")[1]
+    assert f"| train | {len(splits['train'])} | {provenance['splits']['train']['patients']} |" in card
+    got = run(LOAD, hub.environment(OWNER, home=tmp_path / "home"))
+    assert got["films"] == {name: len(split) for name, split in splits.items()}
+    film = splits["test"][0]
+    assert got["first"] == {
+        "id": film["id"], "patient": film["patient"], "findings": film["findings"], "size": list(film["image"].size),
+        "sum": sum(film["image"].tobytes()),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "private", "permitted", "message"),
+    [
+        ("chexpert", True, False, "not to be given on.*say --permitted if yours allow a private copy"),
+        ("chexpert", False, True, "its films may not be made public"),
+        ("mimic", True, False, "terms unknown here"),
+        ("our_hospital", False, False, "say --permitted"),
+    ],
+)
+def test_closed_sources_stay(hub, online, phantom, statement, name, private, permitted, message):
+    online()
+    with pytest.raises(TermsError, match=message):
+        push_dataset(
+            name, *phantom, statement, Target("clinic/x", PROVENANCE, "dataset", private=private), permitted=permitted
+        )
+    assert hub.requests == []
+
+
+def test_open_and_permitted_sources_may_go():
+    check_terms("nih", private=False, permitted=False)
+    check_terms("phantom", private=False, permitted=False)
+    check_terms("chexpert", private=True, permitted=True)
