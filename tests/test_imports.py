@@ -72,10 +72,10 @@ ALLOWED = {
     "loading": {"models"},
     "export": {"hierarchy", "models", "pipeline", "verification"},
     "hub": {
-        "evaluation", "export", "figures", "gating", "hierarchy", "loading", "metrics", "models", "report", "runs",
-        "verification",
+        "arguments", "augmentation", "evaluation", "export", "figures", "gating", "hierarchy", "loading", "metrics",
+        "models", "report", "runs", "training_arguments", "verification",
     },
-    "demo": {"arguments", "data", "hierarchy", "models", "pipeline", "predict", "predictions"},
+    "demo": {"arguments", "data", "hierarchy", "models", "pipeline", "predict", "predictions", "uncertainty"},
     "ablation": {"arguments", "runs"},
     "ablation_results": {
         "ablation", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",

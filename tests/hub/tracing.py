@@ -1,6 +1,11 @@
-"""Whether every number of a card is one of its sources', rounded as it is shown."""
+"""Whether every number of a card is one of its sources', rounded as it is shown.
+
+A report has thousands of figures between 0 and 1, so that some of them rounds to almost any three digits. `scramble` puts
+others in their place that lie far apart: then a number that is traced is the one that was meant.
+"""
 
 import json
+import random
 import re
 
 import yaml
@@ -10,7 +15,32 @@ from hf_cxr.metrics import FEW_POSITIVES
 NUMBER = re.compile(r"(?<![\w.,])([-−+]?)(\d[\d,]*(?:\.\d+)?)( ?%)?(?!\w|\.\d)")
 SOURCES = ("eval_report.json", "config.json", "preprocessor_config.json", "run.yaml")
 STATEMENT = re.compile(r"<!-- The statement.*?End of the statement. -->", re.DOTALL)
-OF_LITERATURE = ("arXiv", "doi", "CVPR")
+FIGURES = ("labels", "aggregate", "gate", "hierarchy", "calibration", "subgroups", "uncertainty", "localisation")
+
+
+def scramble(folder):
+    """Replace every figure of a run's report and every count of its `run.yaml`, in place."""
+    draw = random.Random(0)
+
+    def other(value):
+        if isinstance(value, dict):
+            return {key: other(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [other(entry) for entry in value]
+        if isinstance(value, float):
+            return draw.uniform(1e3, 1e6)
+        return draw.randrange(10**5, 10**9) if type(value) is int else value
+
+    report = json.loads((folder / "eval_report.json").read_text())
+    report |= {name: other(report[name]) for name in FIGURES} | {"n_images": 98_711, "n_patients": 4_391}
+    report["provenance"].pop("model", None)
+    for stage in report["provenance"].get("training", {}).values():
+        stage |= other(stage)
+    (folder / "eval_report.json").write_text(json.dumps(report))
+    run = yaml.safe_load((folder / "run.yaml").read_text())
+    run["labels"] = other(run["labels"])
+    run["data"] |= {name: other(run["data"][name]) for name in ("splits", "skipped", "unreadable")}
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
 
 
 def untraced(card, folder):
