@@ -41,12 +41,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_cxr.decisions import stored_thresholds
 from hf_cxr.errors import UserError
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel, CXRTwoStageForImageClassification
 from hf_cxr.models.heads import chain
 from hf_cxr.models.processing import normalise
-from hf_cxr.pipeline import stored_thresholds
 from hf_cxr.verification import Verification, identity, verify_with
 
 FILMS, PROBABILITIES, RAN = "films", "probabilities", "finding_model_ran"

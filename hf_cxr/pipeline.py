@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hf_cxr.decisions import decide, stored_thresholds
 from hf_cxr.explain import look
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.models import CXRImageProcessor, CXRTwoStageForImageClassification, FilmError
@@ -283,25 +284,6 @@ def _logits_and_doubt(model: Any, pixels_B1SS: Tensor, n_passes: int, seed: int)
 
 def _logits(model: Any, hidden_BD: Tensor) -> Tensor:
     return model.head.logits(model.head.trunk.score(hidden_BD))
-
-
-def stored_thresholds(points: Mapping[str, Any] | None, hierarchy: Hierarchy) -> dict[str, float]:
-    """`{label: threshold}` of the labels that have one, in their order; the gate has its own criterion's."""
-    if points is None:
-        return {}
-    every = {**points["thresholds"], **({hierarchy.gate: points["gate_threshold"]} if hierarchy.gate else {})}
-    return {name: every[name] for name in hierarchy.names if every.get(name) is not None}
-
-
-def decide(
-    probability: Mapping[str, float], thresholds: Mapping[str, float], gate: str | None, ran: bool | None
-) -> dict[str, bool]:
-    """Which labels are called positive, of those that have a threshold; each decides by its own.
-
-    Args:
-        ran: whether a two-stage model's finding model looked. If not, all but the gate are negative (`gating`, "hard").
-    """
-    return {n: (ran is not False or n == gate) and probability[n] >= limit for n, limit in thresholds.items()}
 
 
 def _entropy(logits_L: Tensor) -> Tensor:

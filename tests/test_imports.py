@@ -70,7 +70,7 @@ ALLOWED = {
     "verification": {"data", "models"},
     "energy": set(),
     "loading": {"models"},
-    "export": {"hierarchy", "models", "pipeline", "verification"},
+    "export": {"decisions", "hierarchy", "models", "verification"},
     "hub": {
         "arguments", "augmentation", "evaluation", "export", "figures", "gating", "hierarchy", "loading", "metrics",
         "models", "report", "runs", "training_arguments", "verification",
@@ -81,9 +81,11 @@ ALLOWED = {
         "ablation", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",
     },
     "series": {"models"},
-    "pipeline": {"explain", "hierarchy", "models", "predictions", "series", "uncertainty"},
+    "decisions": {"hierarchy"},
+    "pipeline": {"decisions", "explain", "hierarchy", "models", "predictions", "series", "uncertainty"},
     "predict": {
-        "arguments", "hierarchy", "loading", "models", "pipeline", "predictions", "processes", "uncertainty",
+        "arguments", "decisions", "hierarchy", "loading", "models", "pipeline", "predictions", "processes",
+        "uncertainty",
     },
     "__init__": {"hierarchy", "models", "pipeline"},
 }  # fmt: skip

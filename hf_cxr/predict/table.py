@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hf_cxr.decisions import decide, stored_thresholds
 from hf_cxr.hierarchy import SCORED_KINDS
 from hf_cxr.models import CXRTwoStageForImageClassification
 from hf_cxr.models.processing import normalise
-from hf_cxr.pipeline import ChestXRayClassificationPipeline, decide, stored_thresholds
+from hf_cxr.pipeline import ChestXRayClassificationPipeline
 from hf_cxr.predict.overlays import file_name, overlay
 from hf_cxr.predict.reading import Film
 from hf_cxr.predict.sources import ID, SourceError
