@@ -75,7 +75,7 @@ ALLOWED = {
         "arguments", "augmentation", "evaluation", "export", "figures", "gating", "hierarchy", "loading", "metrics",
         "models", "report", "runs", "training_arguments", "verification",
     },
-    "demo": {"arguments", "data", "hierarchy", "models", "pipeline", "predict", "predictions", "uncertainty"},
+    "demo": {"arguments", "data", "hierarchy", "models", "pipeline", "predict", "uncertainty"},
     "ablation": {"arguments", "runs"},
     "ablation_results": {
         "ablation", "bootstrap", "evaluation", "hierarchy", "intervals", "predictions", "runs",

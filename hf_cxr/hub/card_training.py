@@ -93,13 +93,18 @@ def stages(source: CardSource) -> Table | None:
             f"{stage['steps']:,}",
             f"{stage['seconds']:,.0f} s",
             f"{stage['processes']}",
-            NONE if stage["best_metric"] is None else f"{stage['best_metric']:.3f}",
+            NONE if stage["best_metric"] is None else f"{stage['best_metric']:.3f} ({_chosen_by(source, name)})",
         ]
         for name, stage in source.stages.items()
     ]
-    metric = source.run["settings"]["training"]["metric_for_best_model"].replace("_", " ").replace("auroc", "AUROC")
-    head = ["stage", "parameters", "steps", "time", "processes", f"best {metric} on validation"]
+    head = ["stage", "parameters", "steps", "time", "processes", "best on validation"]
     return Table(head, rows) if rows else None
+
+
+def _chosen_by(source: CardSource, stage: str) -> str:
+    """The figure of a stage's best checkpoint; a gate of its own has only one."""
+    metric = "gate_auroc" if stage == "gate" else source.run["settings"]["training"]["metric_for_best_model"]
+    return metric.replace("_", " ").replace("auroc", "AUROC")
 
 
 def environment(source: CardSource) -> str:
