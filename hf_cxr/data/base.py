@@ -135,7 +135,7 @@ class FilmBuilder(datasets.GeneratorBasedBuilder):
                     "view": text,
                     "sex": text,
                     "age": datasets.Value("int32"),
-                    "findings": {name: datasets.Value("int8") for name in self.FINDINGS},
+                    "findings": {name: datasets.Value("int8") for name in self.index.names},
                 }
             ),
         )

@@ -76,8 +76,10 @@ def survey(folder: Path) -> Contents:
     """Sort a run's files.
 
     Raises:
-        ContentsError: a file that no run has, or a link; names all of them.
+        ContentsError: no such folder; or a file that no run has, or a link: names all of them.
     """
+    if not folder.is_dir():
+        raise ContentsError(f"{folder} is no folder; expected that of a finished run")
     published, kept, foreign = [], [], []
     for path in sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()):
         name = path.relative_to(folder).as_posix()

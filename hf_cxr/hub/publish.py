@@ -107,6 +107,7 @@ def publish(
     Raises:
         See `stage` and `upload`; what can be known of the Hub is checked first.
     """
+    survey(run)
     check_target(target)
     staged = stage(run, into, target.repo_id, report, exports, base)
     return staged, upload(staged.folder, target, f"Model of hf_cxr {version('hf_cxr')}, with its report and card")

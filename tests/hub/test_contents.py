@@ -37,6 +37,11 @@ def test_what_no_run_writes_is_refused(finished, name):
         survey(finished)
 
 
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ContentsError, match="is no folder; expected that of a finished run"):
+        survey(tmp_path / "nowhere")
+
+
 def test_a_link_is_refused(finished, tmp_path):
     (tmp_path / "elsewhere.json").write_text("{}")
     (finished / "eval_report.json").unlink()
