@@ -72,7 +72,7 @@ ALLOWED = {
     "loading": {"models"},
     "export": {"decisions", "hierarchy", "models", "verification"},
     "hub": {
-        "arguments", "augmentation", "evaluation", "export", "figures", "gating", "hierarchy", "loading", "metrics",
+        "arguments", "augmentation", "evaluation", "export", "figures", "hierarchy", "loading", "metrics",
         "models", "report", "runs", "training_arguments", "verification",
     },
     "demo": {"arguments", "data", "hierarchy", "models", "pipeline", "predict", "uncertainty"},

@@ -15,24 +15,38 @@ from filelock import FileLock
 from hf_cxr.data.base import BUILDER_VERSION, FilmBuilder
 from hf_cxr.data.cache import FilmDataset, decode
 from hf_cxr.data.chexpert import CheXpert, CheXpertConfig
+from hf_cxr.data.hospital import Hospital, HospitalConfig, finding_counts
+from hf_cxr.data.hospital_map import HospitalMap
+from hf_cxr.data.map_reading import load_map
 from hf_cxr.data.nih import TABLES, NIHChestXray14
 from hf_cxr.data.options import FilmConfig
+from hf_cxr.data.phantom.generation import DESCRIPTION, generate
 from hf_cxr.data.problems import DataProblems
+from hf_cxr.data.published_hospitals import BRAX, MIMICCXRJPG, PadChest, VinDrCXR
 from hf_cxr.data.splits import check_disjoint, patient_disjoint_split
 from hf_cxr.data.tables import find_file
 
 __all__ = [
+    "BRAX",
     "BUILDERS",
+    "MIMICCXRJPG",
     "CheXpert",
     "CheXpertConfig",
     "DataProblems",
     "FilmBuilder",
     "FilmConfig",
     "FilmDataset",
+    "Hospital",
+    "HospitalConfig",
+    "HospitalMap",
     "NIHChestXray14",
+    "PadChest",
+    "VinDrCXR",
     "check_disjoint",
     "decode",
+    "finding_counts",
     "findings_matrix",
+    "load_map",
     "load_splits",
     "patient_disjoint_split",
     "phantom_folder",
@@ -42,6 +56,11 @@ BUILDERS: dict[str, type[FilmBuilder]] = {
     "nih": NIHChestXray14,
     "chexpert": CheXpert,
     "phantom": NIHChestXray14,  # drawn in NIH's layout
+    "hospital": Hospital,
+    "padchest": PadChest,
+    "vindr_cxr": VinDrCXR,
+    "mimic_cxr_jpg": MIMICCXRJPG,
+    "brax": BRAX,
 }
 PHANTOM_OPTIONS = {"n_images": 2000, "image_size": 128, "seed": 0}
 
@@ -55,15 +74,16 @@ def load_splits(
     `n_images`, `image_size` and `seed`; its default folder is `~/.cache/hf_cxr/phantom-…`.
 
     Args:
-        name: `nih`, `chexpert` or `phantom`.
-        data_dir: the data set's folder; only `phantom` has a default.
+        name: one of `BUILDERS`.
+        data_dir: the data set's folder, or a hospital's map; only `phantom` has a default.
         cache_dir: of the Arrow files; `datasets`' own by default.
         options: fields of the builder's configuration, such as `view` or `validation_fraction`.
 
     Returns:
         The splits train, validation and (if there is one) test, and the provenance: `dataset`, `data_dir`
-        (the folder's last name only), `builder_version`, `fingerprint`, `options`, `splits` (films and
-        patients of each), `skipped`, `notes`, `test_source`. It is plain JSON.
+        (the folder's last name only), `builder_version`, `fingerprint`, `options`, `synthetic` (whether the films
+        are the phantom's, in whatever layout they are read), `splits` (films and patients of each), `skipped`,
+        `notes`, `test_source`. It is plain JSON.
 
     Raises:
         ValueError: the data set or an option is unknown, or an option out of range.
@@ -93,6 +113,7 @@ def load_splits(
         "builder_version": BUILDER_VERSION,
         "fingerprint": builder.fingerprint,
         "options": builder.config.shown(),
+        "synthetic": (builder.config.folder / DESCRIPTION).is_file(),
         **builder.record,
     }
     return splits, provenance
@@ -112,8 +133,6 @@ def phantom_folder(data_dir: str | Path | None, asked: Mapping[str, Any]) -> Pat
     # the ranks of one run must not draw the same films at once
     with FileLock(f"{folder}.lock"):
         if asked or data_dir is None or find_file([folder], TABLES) is None:
-            from hf_cxr.data.phantom import generate
-
             generate(folder, layout="nih", **choices)
     return folder
 

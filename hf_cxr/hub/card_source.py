@@ -22,7 +22,6 @@ from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE
 from hf_cxr.verification import identity
 
 T = TypeVar("T")
-_PHANTOM_FILE = "phantom.json"
 _ADAPTER_FILE = "adapter_config.json"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -179,6 +178,4 @@ def _log(run: Path, described: dict[str, Any]) -> dict[str, Any]:
 
 def _data_set(run: dict[str, Any]) -> str:
     """Name of the training data; films that were drawn are the phantom in whatever layout."""
-    folder = run["settings"]["data"].get("data_dir")
-    drawn = folder is not None and (Path(folder).expanduser() / _PHANTOM_FILE).is_file()
-    return "phantom" if drawn else run["data"]["dataset"]
+    return "phantom" if run["data"].get("synthetic") else run["data"]["dataset"]

@@ -41,6 +41,8 @@ PUBLISHED = (
 KEPT = (
     SETTINGS_FILE,
     "predictions_*.csv",
+    "README.md",  # made anew, as is its picture
+    "figures/hierarchy.png",
     "report.md",
     "report.html",
     "emissions.csv",

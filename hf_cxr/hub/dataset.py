@@ -94,9 +94,11 @@ def push_dataset(
         address of the repository.
 
     Raises:
-        TermsError: see `check_terms`.
+        TermsError: see `check_terms`; or drawn films would pass for another data set's.
         UploadError: see `upload`.
     """
+    if provenance["synthetic"] and name != "phantom":
+        raise TermsError(f"these films are the phantom's, not {name}'s: push them as phantom")
     check_terms(name, target.private, permitted)
     api = api or HfApi()
     check_target(target, api)

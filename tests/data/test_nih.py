@@ -308,7 +308,7 @@ def test_phantom_films_are_drawn_once(nih, cache, tmp_path, monkeypatch):
             nih().rename(output_dir)
         return output_dir
 
-    monkeypatch.setattr("hf_cxr.data.phantom.generate", generate)
+    monkeypatch.setattr("hf_cxr.data.generate", generate)
     monkeypatch.setenv("HOME", str(tmp_path))
     splits, provenance = load_splits("phantom", cache_dir=cache, seed=4, view="PA")
     assert calls == [("phantom-2000-128-4", 2000, 128, "nih", 4)]

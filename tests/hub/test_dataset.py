@@ -73,9 +73,18 @@ def test_a_data_set_there_and_back(hub, online, phantom, statement, tmp_path):
 )
 def test_closed_sources_stay(hub, online, phantom, statement, name, private, permitted, message):
     online()
+    splits, provenance = phantom
+    with pytest.raises(TermsError, match="these films are the phantom's"):
+        push_dataset(name, splits, provenance, statement, Target("clinic/x", PROVENANCE, "dataset"), permitted=True)
+    real = provenance | {"synthetic": False}
     with pytest.raises(TermsError, match=message):
         push_dataset(
-            name, *phantom, statement, Target("clinic/x", PROVENANCE, "dataset", private=private), permitted=permitted
+            name,
+            splits,
+            real,
+            statement,
+            Target("clinic/x", PROVENANCE, "dataset", private=private),
+            permitted=permitted,
         )
     assert hub.requests == []
 
