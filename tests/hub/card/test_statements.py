@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hf_cxr.hub.statements import DATA_SETS, read_statement
+from hf_cxr.hub.card.statements import DATA_SETS, read_statement
 
 PARTS = (
     "Terms of use", "Where the labels come from", "Known label noise", "Known biases", "Population", "Splits", "Limits",

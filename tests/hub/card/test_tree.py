@@ -4,8 +4,8 @@ import pytest
 
 from hf_cxr import load_taxonomy
 from hf_cxr.evaluation import EvalReport
-from hf_cxr.hub import tree_figure
-from hf_cxr.hub.tree_figure import draw_hierarchy, rows_of, text_tree
+from hf_cxr.hub.card import tree_figure
+from hf_cxr.hub.card.tree_figure import draw_hierarchy, rows_of, text_tree
 from tests.hub.card.runs import make_run
 
 

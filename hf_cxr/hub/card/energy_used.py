@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_cxr.hub.statements import CardError
+from hf_cxr.hub.card.statements import CardError
 
 EMISSIONS_FILE = "emissions.csv"
 

@@ -7,8 +7,8 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_cxr.hub.card_source import CardSource
-from hf_cxr.hub.statements import DATA_SETS
+from hf_cxr.hub.card.source import CardSource
+from hf_cxr.hub.card.statements import DATA_SETS
 
 _DIGITS = 4
 

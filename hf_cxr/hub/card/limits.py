@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hf_cxr.hub.card_results import share, signed
-from hf_cxr.hub.card_source import CardSource
-from hf_cxr.hub.statements import DATA_SETS
+from hf_cxr.hub.card.results import share, signed
+from hf_cxr.hub.card.source import CardSource
+from hf_cxr.hub.card.statements import DATA_SETS
 from hf_cxr.metrics import FEW_POSITIVES
 from hf_cxr.report.layout import with_interval
 

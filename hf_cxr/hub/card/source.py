@@ -15,8 +15,8 @@ from transformers import AutoConfig
 
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
-from hf_cxr.hub.energy_used import Energy, energy_of
-from hf_cxr.hub.statements import CardError, Statement, read_statement
+from hf_cxr.hub.card.energy_used import Energy, energy_of
+from hf_cxr.hub.card.statements import CardError, Statement, read_statement
 from hf_cxr.models import CXRConfig
 from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE
 from hf_cxr.verification import identity

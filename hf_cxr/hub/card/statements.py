@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hf_cxr.errors import UserError
 
-FOLDER = Path(__file__).resolve().parents[2] / "model_cards"
+FOLDER = Path(__file__).resolve().parents[3] / "model_cards"
 """The repository's, beside the package: it is no part of an installed wheel."""
 
 

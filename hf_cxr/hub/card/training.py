@@ -7,8 +7,8 @@ from typing import Any
 
 import timm
 
-from hf_cxr.hub.card_source import CardSource
-from hf_cxr.hub.reproduction import has_own_files
+from hf_cxr.hub.card.reproduction import has_own_files
+from hf_cxr.hub.card.source import CardSource
 from hf_cxr.report.layout import NONE, Table
 
 _UNCERTAIN = {

@@ -15,14 +15,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hf_cxr.hub import card_results, card_training
-from hf_cxr.hub.card_limits import limits
-from hf_cxr.hub.card_metadata import metadata, model_name
-from hf_cxr.hub.card_source import CardSource, read_source
-from hf_cxr.hub.card_undefined import undefined
-from hf_cxr.hub.reproduction import settings_file
-from hf_cxr.hub.statements import CardError, card_folder
-from hf_cxr.hub.tree_figure import draw_hierarchy, text_tree
+from hf_cxr.hub.card import results, training
+from hf_cxr.hub.card.limits import limits
+from hf_cxr.hub.card.metadata import metadata, model_name
+from hf_cxr.hub.card.reproduction import settings_file
+from hf_cxr.hub.card.source import CardSource, read_source
+from hf_cxr.hub.card.statements import CardError, card_folder
+from hf_cxr.hub.card.tree_figure import draw_hierarchy, text_tree
+from hf_cxr.hub.card.undefined import undefined
 from hf_cxr.metrics import FEW_POSITIVES
 from hf_cxr.report.layout import Table, number, with_interval
 from hf_cxr.report.looks import heatmaps
@@ -85,7 +85,7 @@ def _render(source: CardSource, folder: Path, repo_id: str | None, templates: Pa
     )
     environment.filters |= {
         "table": markdown_table,
-        "share": card_results.share,
+        "share": results.share,
         "number": number,
         "with_interval": with_interval,
     }
@@ -113,9 +113,9 @@ def _context(source: CardSource, folder: Path, repo_id: str | None) -> dict[str,
         "can_doubt": all(0 < stage["head_dropout"] < 1 for stage in source.stage_configs),
         "limits": limits(source),
         "few": FEW_POSITIVES,
-        "dagger": card_results.FEW,
-        "results": card_results,
-        "training": card_training,
+        "dagger": results.FEW,
+        "results": results,
+        "training": training,
         "undefined": undefined(report),
         "chosen_here": points is not None and points["split"] == report.split,
         "heatmaps": heatmaps(report, {}),
