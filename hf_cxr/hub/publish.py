@@ -152,8 +152,4 @@ def _check_report(into: Path, run: Path, model: CXRPreTrainedModel) -> None:
     if theirs is None:
         raise RunError(f"the report does not say which model it is of; {again}")
     if different := [part for part in ours if theirs.get(part) != ours[part]]:
-        raise RunError(f"the report is of another model than the folder's: {_listed(different)} differ; {again}")
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(parts)
+        raise RunError(f"the report is of another model than the folder's: {' and '.join(different)} differ; {again}")
