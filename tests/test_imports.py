@@ -67,6 +67,7 @@ ALLOWED = {
         "arguments", "calibration", "evaluation", "figures", "films", "full_report", "hierarchy", "inference", "labels",
         "losses", "models", "operating_points", "predictions", "runs", "trainer", "verification",
     },
+    "hospital_taxonomy": {"data", "hierarchy"},
     "verification": {"data", "models"},
     "energy": set(),
     "loading": {"models"},
