@@ -36,11 +36,11 @@ def read_films(mapped: HospitalMap, folder: Path) -> tuple[FilmIndex, Table]:
     described = _described(mapped)
     table = read_hospital_table(mapped.table, folder, [*described, *said], problems, notes)
     sources = {f"map: {mapped.path.name}": mapped.sha256, f"films: {table.path.name}": table.sha256}
-    whole, film_of_row = table, np.arange(len(table.lines))
     if labels.table is None and labels.per_finding:
-        table, film_of_row = _one_row_a_film(table, columns.image, described, problems)
+        whole = table
+        table, film_of_row = _one_row_a_film(whole, columns.image, described, problems)
     else:
-        table = whole = without_repeats(table, notes)
+        whole = table = without_repeats(table, notes)
         film_of_row = np.arange(len(table.lines))
     films = _describe(table, mapped, problems, notes)
     if labels.table is None or labels.by is None:

@@ -46,7 +46,7 @@ def given_splits(index: FilmIndex, table: Table, mapped: HospitalMap, folder: Pa
         _from_lists(index, split, folder)
     else:
         _from_column(index, table, split, folder)
-    films = index.films.dropna(subset=["split"])
+    films = index.films[index.films["split"].notna() & (index.films["patient"] != "")]
     first = films.drop_duplicates("patient").set_index("patient")
     own = first.loc[films["patient"]]
     parted = films[(own["split"].to_numpy() != films["split"].to_numpy())].drop_duplicates("patient")

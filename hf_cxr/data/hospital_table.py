@@ -9,6 +9,7 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from hf_cxr.errors import UserError
 
 DELIMITERS = ",;\t|"
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+_STATED = re.compile(r"sep=(.)\r?\n")  # the first line of some of Excel's exports
 NOT_UTF8 = "tables not in UTF-8, read as Windows-1252"
 
 Rows = list[tuple[int, list[str]]]  # line numbers, from 1, and cells
@@ -117,7 +119,8 @@ def _text_rows(
         raise TableError(f"{path} cannot be read as text ({error}). Name its encoding in the map.") from error
     if not sure:
         notes[NOT_UTF8] = notes.get(NOT_UTF8, 0) + 1
-    delimiter = source.delimiter or _delimiter(text, asked)
+    stated = _STATED.match(text)
+    delimiter = source.delimiter or (stated[1] if stated else _delimiter(text, asked))
     # newline="" leaves line breaks inside quoted cells to the csv module, which counts them
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: Rows = []
@@ -132,6 +135,7 @@ def _text_rows(
             f"{path}, row {start}: {error}. A quotation mark that is opened there and never closed does this; "
             "close or remove it."
         ) from error
+    rows = rows[1:] if stated else rows
     width = len(rows[0][1]) if rows else 0
     ragged = [(line, cells) for line, cells in rows if len(cells) < width or any(c.strip() for c in cells[width:])]
     hint = f"a cell that holds {delimiter!r} needs quotes"

@@ -155,6 +155,14 @@ def test_patients_in_two_splits_and_cells_that_are_none(tmp_path):
     assert "row 4: Set is 'maybe', expected one of 'train'" in str(caught.value)
 
 
+def test_blank_patients_are_not_one_patient(tmp_path):
+    films = "file,patient,finding,Set\na,,normal,train\nb,,effusion,test\n"
+    path = write_hospital(tmp_path, with_split("{column: Set}"), images=False, films=films)
+    with pytest.raises(DataProblems) as caught:
+        read(path)
+    assert caught.value.totals == {"malformed cell": 2}
+
+
 def test_a_split_table_of_its_own(tmp_path):
     films = "file,patient,finding\na.png,1,normal\nb.png,2,effusion\nc.png,3,normal\n"
     sets = "name,Set\nC,validate\nA.PNG,train\nb,test\nz,test\n"
