@@ -13,10 +13,9 @@ from pathlib import Path
 
 from hf_cxr.data import BUILDERS, load_splits
 from hf_cxr.errors import run_recipe
+from hf_cxr.hub.card.statements import read_statement
 from hf_cxr.hub.dataset import PROVENANCE, card_of, check_terms, push_dataset
 from hf_cxr.hub.upload import Target
-
-STATEMENTS = Path(__file__).parent.parent / "model_cards" / "datasets"
 
 
 def main() -> None:
@@ -33,15 +32,15 @@ def main() -> None:
     parser.add_argument("--dry_run", action="store_true", help="show the card, upload nothing")
     options = parser.parse_args()
     check_terms(options.dataset, not options.public, options.permitted)
-    statement = STATEMENTS / f"{options.dataset}.md"
+    statement = read_statement(options.dataset)
     splits, provenance = load_splits(options.dataset, options.data_dir, options.cache_dir, view=options.view)
     if options.dry_run:
-        print(card_of(options.dataset, statement.read_text(encoding="utf-8"), provenance, None))
+        print(card_of(statement, provenance, None))
         print(f"\nNothing was uploaded; {sum(map(len, splits.values())):,} films would be.")
         return
     target = Target(options.repo_id, PROVENANCE, "dataset", private=not options.public)
     url = push_dataset(
-        options.dataset, splits, provenance, statement, target,
+        options.dataset, splits, provenance, target,
         permitted=options.permitted, max_shard_size=options.max_shard_size,
     )  # fmt: skip
     print(f"{url} ({'public' if options.public else 'private'}): {sum(map(len, splits.values())):,} films")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from hf_cxr.errors import UserError
+from hf_cxr.hub.card.statements import Statement, read_statement
 from hf_cxr.hub.upload import Target, check_target, explained
 
 PROVENANCE = "provenance.json"
@@ -53,23 +53,24 @@ def check_terms(name: str, private: bool, permitted: bool) -> None:
     raise TermsError(f"{name} ({terms.said}): {what}")
 
 
-def card_of(name: str, statement: str, provenance: dict[str, Any], earlier: DatasetCard | None) -> DatasetCard:
+def card_of(statement: Statement, provenance: dict[str, Any], earlier: DatasetCard | None) -> DatasetCard:
     """The data set's statement with counts, and with the metadata by which the Hub shows and loads the shards.
 
     Args:
-        statement: Markdown.
+        statement: `read_statement(name)`.
         provenance: of `data.load_splits`.
         earlier: the card that `datasets` wrote beside the shards; its `dataset_info` and `configs` are kept.
     """
     rows = "\n".join(f"| {split} | {n['films']:,} | {n['patients']:,} |" for split, n in provenance["splits"].items())
-    text = f"{statement.strip()}\n\n## These files\n\n| split | films | patients |\n|---|---|---|\n{rows}\n\n"
+    text = f"{statement.text.strip()}\n\n## These files\n\n| split | films | patients |\n|---|---|---|\n{rows}\n\n"
     text += "No patient is in two splits. `findings`: 1 (present), 0 (absent), -1 (uncertain), null (unknown).\n"
+    synthetic = not statement.about.of_patients
     about = {
         **({} if earlier is None else earlier.data.to_dict()),
-        "license": "apache-2.0" if name == "phantom" else "other",
+        "license": "apache-2.0" if synthetic else "other",
         "task_categories": ["image-classification"],
-        "tags": ["chest-x-ray", "medical", "multi-label", "hf_cxr", *(["synthetic"] if name == "phantom" else [])],
-        "pretty_name": {"nih": "NIH ChestX-ray14", "chexpert": "CheXpert"}.get(name, name),
+        "tags": ["chest-x-ray", "medical", "multi-label", "hf_cxr", *(["synthetic"] if synthetic else [])],
+        "pretty_name": statement.about.title,
     }
     return DatasetCard(f"---\n{DatasetCardData(**about).to_yaml()}\n---\n\n{text}")
 
@@ -78,12 +79,10 @@ def push_dataset(
     name: str,
     splits: DatasetDict,
     provenance: dict[str, Any],
-    statement: Path,
     target: Target,
     *,
     permitted: bool = False,
     max_shard_size: str = "500MB",
-    api: HfApi | None = None,
 ) -> str:
     """Upload a prepared data set.
 
@@ -95,14 +94,15 @@ def push_dataset(
 
     Raises:
         TermsError: see `check_terms`; or drawn films would pass for another data set's.
+        CardError: there is no statement on the data set.
         UploadError: see `upload`.
     """
     if provenance["synthetic"] and name != "phantom":
         raise TermsError(f"these films are the phantom's, not {name}'s: push them as phantom")
     check_terms(name, target.private, permitted)
-    api = api or HfApi()
-    check_target(target, api)
-    with explained(target, api, "the same command goes on"):
+    statement, api = read_statement(name), HfApi()
+    check_target(target)
+    with explained(target, "the same command goes on"):
         url = api.create_repo(target.repo_id, repo_type="dataset", private=target.private, exist_ok=True)
         api.upload_file(
             repo_id=target.repo_id,
@@ -112,6 +112,6 @@ def push_dataset(
             commit_message="Where these films come from",
         )
         splits.push_to_hub(target.repo_id, private=target.private, max_shard_size=max_shard_size)
-        card = card_of(name, statement.read_text(encoding="utf-8"), provenance, DatasetCard.load(target.repo_id))
+        card = card_of(statement, provenance, DatasetCard.load(target.repo_id))
         card.push_to_hub(target.repo_id, repo_type="dataset", commit_message="Statement")
     return str(url)

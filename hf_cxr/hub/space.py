@@ -34,7 +34,7 @@ _EXTRAS = ("demo", "dicom")
 
 def space_target(space_id: str, private: bool) -> Target:
     """Where a Space goes; one of ours is known by the package inside."""
-    return Target(space_id, "hf_cxr/demo/__main__.py", "space", private=private, space_sdk="gradio")
+    return Target(space_id, "hf_cxr/demo/__main__.py", "space", private=private)
 
 
 def stage_space(into: Path, model_id: str) -> list[str]:

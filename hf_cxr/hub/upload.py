@@ -38,7 +38,6 @@ class Target:
         repo_type: `model`, `dataset` or `space`.
         private: of a new repository; of an existing one, what it has to be.
         tag: of this version; None counts on from the last (`v1`, `v2`, …).
-        space_sdk: of a space.
     """
 
     repo_id: str
@@ -46,7 +45,6 @@ class Target:
     repo_type: str = "model"
     private: bool = True
     tag: str | None = None
-    space_sdk: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Uploaded:
     changed: bool
 
 
-def check_target(target: Target, api: HfApi | None = None) -> str | None:
+def check_target(target: Target) -> str | None:
     """Find out before any work whether the folder may go there; changes nothing.
 
     Returns:
@@ -69,8 +67,8 @@ def check_target(target: Target, api: HfApi | None = None) -> str | None:
         UploadError: no token, no network, no permission; or the repository holds something else, or is open where
             private was wanted.
     """
-    api = api or HfApi()
-    with explained(target, api, "nothing was changed"):
+    api = HfApi()
+    with explained(target, "nothing was changed"):
         api.whoami()
         try:
             info = api.repo_info(target.repo_id, repo_type=target.repo_type)
@@ -91,7 +89,7 @@ def check_target(target: Target, api: HfApi | None = None) -> str | None:
     return info.sha
 
 
-def upload(folder: Path, target: Target, message: str, api: HfApi | None = None) -> Uploaded:
+def upload(folder: Path, target: Target, message: str) -> Uploaded:
     """Make the repository hold exactly the folder's files, by one commit, and tag it.
 
     Safe to repeat: what arrived is not sent again, files that are there already make no commit, and a head that has a
@@ -100,15 +98,15 @@ def upload(folder: Path, target: Target, message: str, api: HfApi | None = None)
     Raises:
         UploadError: see `check_target`; and while sending, when the repository is as it was.
     """
-    api = api or HfApi()
-    before = check_target(target, api)
-    with explained(target, api, "the repository's files are as they were; the same command tries again"):
+    api = HfApi()
+    before = check_target(target)
+    with explained(target, "the repository's files are as they were; the same command tries again"):
         url = api.create_repo(
             target.repo_id,
             repo_type=target.repo_type,
             private=target.private,
             exist_ok=True,
-            space_sdk=target.space_sdk,
+            space_sdk="gradio" if target.repo_type == "space" else None,
         )
         done = api.upload_folder(
             repo_id=target.repo_id,
@@ -118,9 +116,7 @@ def upload(folder: Path, target: Target, message: str, api: HfApi | None = None)
             parent_commit=before,
             delete_patterns="*",
         )
-    with explained(
-        target, api, f"all files are there (commit {done.oid[:8]}), its tag is not; the same command adds it"
-    ):
+    with explained(target, f"all files are there (commit {done.oid[:8]}), its tag is not; the same command adds it"):
         tag = _tag(target, api, done.oid)
     return Uploaded(str(url), done.oid, tag, done.oid != before)
 
@@ -139,7 +135,7 @@ def _tag(target: Target, api: HfApi, commit: str) -> str:
 
 
 @contextmanager
-def explained(target: Target, api: HfApi, state: str) -> Iterator[None]:
+def explained(target: Target, state: str) -> Iterator[None]:
     """Errors of the Hub and of the network as messages that say what to do.
 
     Args:
@@ -158,7 +154,7 @@ def explained(target: Target, api: HfApi, state: str) -> Iterator[None]:
     except (HTTPError, RuntimeError) as error:
         if not isinstance(error, HTTPError) and not isinstance(error.__cause__, HTTPError):
             raise  # the client says of a file that broke off that it is a RuntimeError
-        raise UploadError(f"no connection to {api.endpoint} ({type(error).__name__}: {error}); {state}") from error
+        raise UploadError(f"no connection to {HfApi().endpoint} ({type(error).__name__}: {error}); {state}") from error
 
 
 def _reason(target: Target, error: HfHubHTTPError) -> str:

@@ -30,27 +30,21 @@ def phantom(tmp_path_factory):
     return load_splits("phantom", films, folder / "cache", view="all")
 
 
-@pytest.fixture
-def statement(tmp_path):
-    (tmp_path / "phantom.md").write_text("# Phantom\n\nSynthetic films.\n")
-    return tmp_path / "phantom.md"
-
-
 @pytest.mark.slow
-def test_a_data_set_there_and_back(hub, online, phantom, statement, tmp_path):
+def test_a_data_set_there_and_back(hub, online, phantom, tmp_path):
     online()
     splits, provenance = phantom
     target = Target("clinic/phantom", PROVENANCE, "dataset")
     failing = hub.fail(COMMIT, status=500, skip=1, times=None)
     with pytest.raises(UploadError, match="the Hub answered 500"):
-        push_dataset("phantom", splits, provenance, statement, target)
+        push_dataset("phantom", splits, provenance, target)
     assert not [name for name in hub.repo("clinic/phantom", "datasets").files() if name.endswith(".parquet")]
     failing.times = 0
-    push_dataset("phantom", splits, provenance, statement, target)
+    push_dataset("phantom", splits, provenance, target)
     repo = hub.repo("clinic/phantom", "datasets")
     assert repo.private
     card = repo.files()["README.md"].decode()
-    assert "Synthetic films." in card
+    assert "They show no patient." in " ".join(card.split())
     assert "synthetic" in card.split("---")[1]
     assert f"| train | {len(splits['train'])} | {provenance['splits']['train']['patients']} |" in card
     got = run(LOAD, hub.environment(OWNER, home=tmp_path / "home"))
@@ -71,18 +65,17 @@ def test_a_data_set_there_and_back(hub, online, phantom, statement, tmp_path):
         ("our_hospital", False, False, "say --permitted"),
     ],
 )
-def test_closed_sources_stay(hub, online, phantom, statement, name, private, permitted, message):
+def test_closed_sources_stay(hub, online, phantom, name, private, permitted, message):
     online()
     splits, provenance = phantom
     with pytest.raises(TermsError, match="these films are the phantom's"):
-        push_dataset(name, splits, provenance, statement, Target("clinic/x", PROVENANCE, "dataset"), permitted=True)
+        push_dataset(name, splits, provenance, Target("clinic/x", PROVENANCE, "dataset"), permitted=True)
     real = provenance | {"synthetic": False}
     with pytest.raises(TermsError, match=message):
         push_dataset(
             name,
             splits,
             real,
-            statement,
             Target("clinic/x", PROVENANCE, "dataset", private=private),
             permitted=permitted,
         )

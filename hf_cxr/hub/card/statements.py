@@ -100,6 +100,6 @@ def read_statement(name: str, folder: Path | None = None) -> Statement:
         raise CardError(
             f"no statement on the data set {name!r}; there are some on {', '.join(DATA_SETS)}. Write "
             f"model_cards/datasets/{name}.md (terms of use, origin and noise of the labels) and name it in "
-            "hf_cxr/hub/statements.py"
+            "hf_cxr/hub/card/statements.py"
         )
     return Statement(name, DATA_SETS[name], path.read_text(encoding="utf-8"))
