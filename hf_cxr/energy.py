@@ -16,14 +16,15 @@ class EnergyError(UserError, ValueError):
 
 
 @contextmanager
-def measured(country: str | None) -> Iterator[dict[str, Any]]:
+def measured(country: str | None, *, continued: bool = False) -> Iterator[dict[str, Any]]:
     """Measure what runs inside; the dict is filled at the end, and stays empty without a country.
 
-    `{kwh, co2_kg, country, processor, measured_by}` of this machine: GPUs, memory, and the CPU by its counters where
-    they can be read, otherwise by its rated power. On several machines, each has its own.
+    `{kwh, co2_kg, country, processor, measured_by, continued}` of this machine: GPUs, memory, and the CPU by its
+    counters where they can be read, otherwise by its rated power. On several machines, each has its own.
 
     Args:
         country: three letters (ISO 3166-1), whose mix of electricity the carbon dioxide is reckoned by.
+        continued: the run was begun before; what it used until then is not in the figures.
 
     Raises:
         EnergyError: codecarbon is not installed, or does not know the country.
@@ -45,6 +46,7 @@ def measured(country: str | None) -> Iterator[dict[str, Any]]:
                 "country": country,
                 "processor": data.cpu_model,
                 "measured_by": f"codecarbon {data.codecarbon_version}",
+                "continued": continued,
             }
 
 

@@ -39,7 +39,7 @@ def main() -> None:
         run.claim(described)
     state.wait_for_everyone()
 
-    with measured(settings.run.energy_country) as energy:
+    with measured(settings.run.energy_country, continued=settings.run.resume) as energy:
         model, log = train_model(settings, films, run)
     traced = provenance(described) | {"log": log, "energy": energy or None}
     report = finish_run(model, films, run, settings.model.fit, settings, traced)

@@ -15,6 +15,7 @@ def test_energy_and_its_carbon_dioxide_are_measured(monkeypatch):
     with measured("SWE") as water:
         sum(i * i for i in range(2_000_000))
     assert coal["kwh"] > 0
+    assert coal["continued"] is False
     assert coal["measured_by"].startswith("codecarbon 3")
     assert coal["co2_kg"] / coal["kwh"] > 4 * water["co2_kg"] / water["kwh"]
 

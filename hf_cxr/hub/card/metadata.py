@@ -38,10 +38,10 @@ def metadata(source: CardSource, repo_id: str | None) -> ModelCardData:
         metrics=["roc_auc"],
         co2_eq_emissions=energy
         and {
-            "emissions": round(1000 * energy.co2_kg, _DIGITS),  # in grams
-            "source": energy.measured_by,
-            "geographical_location": energy.country,
-            "hardware_used": energy.processor,
+            "emissions": round(1000 * energy["co2_kg"], _DIGITS),  # in grams
+            "source": energy["measured_by"],
+            "geographical_location": energy["country"],
+            "hardware_used": energy["processor"],
         },
         model_name=model_name(source, repo_id),
         eval_results=_results(source),

@@ -15,7 +15,6 @@ from transformers import AutoConfig
 
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
-from hf_cxr.hub.card.energy_used import Energy, energy_of
 from hf_cxr.hub.card.statements import CardError, Statement, read_statement
 from hf_cxr.models import CXRConfig
 from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE
@@ -46,7 +45,7 @@ class CardSource:
     processor: dict[str, Any]
     run: dict[str, Any]
     stages: dict[str, dict[str, Any]]
-    energy: Energy | None
+    energy: dict[str, Any] | None
     data: dict[str, Any]
     statement: Statement
     reported: str
@@ -105,7 +104,7 @@ def read_source(folder: Path, run: Path | None = None, templates: Path | None = 
         processor=processor,
         run=described,
         stages=log.get("training", {}),
-        energy=energy_of(log.get("energy"), run),
+        energy=log.get("energy"),
         data=data,
         statement=read_statement(name, templates),
         # The same data set has the same statement also where it is drawn in another's layout.

@@ -119,9 +119,10 @@ def energy(source: CardSource) -> str:
     used = source.energy
     if used is None:
         return "Energy and carbon dioxide were not measured."
+    part = " Since the run was resumed: what it used before was not measured." if used.get("continued") else ""
     return (
-        f"{used.kwh:.4f} kWh, {used.co2_kg:.4f} kg of CO2 equivalents by the electricity of {used.country}; "
-        f"{used.measured_by}, on {used.processor}. Training alone, without the search for its settings."
+        f"{used['kwh']:.4f} kWh, {used['co2_kg']:.4f} kg of CO2 equivalents by the electricity of {used['country']}; "
+        f"{used['measured_by']}, on {used['processor']}. Training alone, without the search for its settings.{part}"
     )
 
 

@@ -7,9 +7,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_cxr.arguments import parse_settings
-from hf_cxr.hub.card import CardError, render_card
+from hf_cxr.hub.card import render_card
 from hf_cxr.runs import settings_hash
-from tests.hub.card.runs import edit, make_run
+from tests.hub.card.runs import ENERGY, edit, make_run
 
 REPORT = "eval_report.json"
 
@@ -34,15 +34,9 @@ def test_energy_is_said_or_said_to_be_unknown(card, run, section):
     text = render_card(run)
     assert "were not measured" in section(text, "Training")
     assert "co2_eq_emissions" not in text
-    head = "duration,emissions,energy_consumed,country_iso_code,cpu_model,codecarbon_version,longitude\n"
-    rows = "60,0.0011,0.0021,FRA,A CPU,3.3.2,48.85\n30,0.0022,0.0042,FRA,A CPU,3.3.2,48.85\n"
-    (run / "emissions.csv").write_text(head + rows)
-    text = render_card(run)
-    assert "0.0063 kWh, 0.0033 kg of CO2 equivalents by the electricity of FRA" in text
-    assert "48.85" not in text
-    (run / "emissions.csv").write_text("duration\n60\n")
-    with pytest.raises(CardError, match="energy of the run cannot be read"):
-        render_card(run)
+    edit(run / REPORT, lambda report: report["provenance"].update(energy=ENERGY | {"continued": True}))
+    assert "what it used before was not measured" in section(render_card(run), "Training")
+    assert "used before" not in section(card, "Training")
 
 
 def test_films_left_out_and_uncertain_cells_are_counted(card, section):
