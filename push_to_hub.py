@@ -11,6 +11,7 @@ nothing is uploaded that names a patient of the run's tables or a folder of this
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_cxr.errors import run_recipe
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--stage_dir", type=Path, help="where --dry_run puts the files; default: a temporary folder")
     options = parser.parse_args()
     if options.verify:
-        say_reproduced(options.folder, verify(options.folder))
+        say_reproduced(verify(options.folder))
         return
     if options.repo_id is None:
         parser.error("repo_id is needed (organisation/name), or --verify")
@@ -81,10 +82,12 @@ def say_staged(staged: Staged) -> None:
     for name in staged.files:
         print(f"{(staged.folder / name).stat().st_size:>12,} {name}")
     print(f"stays here: {', '.join(staged.kept) or 'nothing'}")
-    say_reproduced(staged.folder, list(staged.reproduced))
+    say_reproduced(staged.reproduced)
+    for name, difference in staged.exported.items():
+        print(f"verified {name}: the model's probabilities to {difference:.1g}")
 
 
-def say_reproduced(folder: Path, reproduced: list[Reproduced]) -> None:
+def say_reproduced(reproduced: Sequence[Reproduced]) -> None:
     """How near the stored probabilities each way of loading comes."""
     for each in reproduced:
         print(f"verified {WAYS[each.way]}: stored probabilities to {each.difference:.1g}")

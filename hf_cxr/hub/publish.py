@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 
 from hf_cxr.errors import UserError
 from hf_cxr.evaluation import EvalReport, EvaluationError
-from hf_cxr.export import export_onnx, export_program
+from hf_cxr.export import Exported, export_onnx, export_program
 from hf_cxr.hub.card import write_card
 from hf_cxr.hub.contents import ADAPTER_CONFIG, FIGURES, check_anonymous, survey
 from hf_cxr.hub.remote_code import add_code
@@ -25,7 +25,7 @@ from hf_cxr.runs import REPORT_FILE
 from hf_cxr.verification import FILE as VERIFICATION_FILE
 from hf_cxr.verification import Verification, identity, verify_with
 
-EXPORTS: dict[str, Callable[..., object]] = {"model.onnx": export_onnx, "model.pt2": export_program}
+EXPORTS: dict[str, Callable[..., Exported]] = {"model.onnx": export_onnx, "model.pt2": export_program}
 
 
 class RunError(UserError, ValueError):
@@ -34,12 +34,17 @@ class RunError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Staged:
-    """A folder that is ready to be uploaded; `files` are relative to it, `kept` relative to the run."""
+    """A folder that is ready to be uploaded; `files` are relative to it, `kept` relative to the run.
+
+    Attributes:
+        exported: `{file: largest difference of its probabilities to the model's}`.
+    """
 
     folder: Path
     files: tuple[str, ...]
     kept: tuple[str, ...]
     reproduced: tuple[Reproduced, ...]
+    exported: dict[str, float]
 
 
 def stage(
@@ -83,15 +88,14 @@ def stage(
     if not (into / VERIFICATION_FILE).is_file() or Verification.load(into).identity != identity(model):
         # The report vouches for the model as it is now: an older run's, or one whose calibration was moved.
         verify_with(model, processor).save(into)
-    for name in exports:
-        EXPORTS[name](model, processor, into / name)
+    exported = {name: EXPORTS[name](model, processor, into / name).largest_difference for name in exports}
     if not is_adapter:  # transformers would put an adapter on its base without the adapter's own config
         add_code(into, model)
     write_card(into, repo_id, run=run)
     check_anonymous(into, run)
     reproduced = tuple(verify(into))
     files = tuple(sorted(path.relative_to(into).as_posix() for path in into.rglob("*") if path.is_file()))
-    return Staged(into, files, contents.kept, reproduced)
+    return Staged(into, files, contents.kept, reproduced, exported)
 
 
 def publish(
@@ -135,7 +139,7 @@ def _name_base(path: Path, base: str | None) -> None:
             f"the adapter's base is the folder {name}: publish that first, and name it by --base my-org/name"
         )
     target = Target(name, VERIFICATION_FILE)
-    with explained(target, HfApi(), "nothing was changed"):
+    with explained(target, "nothing was changed"):
         config |= {"base_model_name_or_path": name, "revision": HfApi().model_info(name).sha}
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
