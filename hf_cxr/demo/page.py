@@ -78,7 +78,7 @@ def build(
             return show(film, str(given.get("orig_name") or "Your film")), None
         except UploadError as error:
             return problem(str(error)), None
-        except Exception as error:
+        except Exception as error:  # a defect: the visitor gets words, the log the place, and the page goes on
             _log_without_contents(error)
             return problem("The demo failed on this film. Try another; this one would fail again."), None
 

@@ -151,7 +151,7 @@ def _kept(dataset: Any, library: Any) -> Any:
             value = dataset[keyword].value if keyword in dataset else None
             if value is not None and getattr(value, "__len__", lambda: 1)():
                 kept[keyword] = dataset[keyword]
-        except Exception as error:
+        except Exception as error:  # pydicom converts values when they are asked for, and raises whatever that gives
             raise _broken(f"{keyword} cannot be read", error) from None
     syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
     if not syntax:
@@ -179,7 +179,7 @@ def _check(dataset: Any, has_pixels: bool, lateral: bool, library: Any) -> str |
     name = "of a private kind" if syntax.is_private else f"'{syntax.name}'"
     try:
         decoder = library.pixels.get_decoder(syntax)
-    except NotImplementedError:
+    except NotImplementedError:  # pydicom's word for a syntax that it does not know
         expected = "pixels stored uncompressed or as JPEG, JPEG 2000, JPEG-LS or RLE"
         raise DicomRefusedError(f"transfer syntax {name}; expected {expected}", "syntax") from None
     if not decoder.is_available:

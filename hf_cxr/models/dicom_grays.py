@@ -96,7 +96,7 @@ def _shown(
 def _modality(stored: NDArray[np.int64], dataset: Any, library: Any) -> NDArray[Any]:
     try:
         values: NDArray[Any] = library.pixels.apply_modality_lut(stored, dataset)
-    except Exception as error:
+    except Exception as error:  # whatever the header holds there
         reason = f"its modality LUT or rescaling cannot be used ({type(error).__name__})"
         raise DicomRefusedError(reason, "broken") from None
     if not np.isfinite(values).all():

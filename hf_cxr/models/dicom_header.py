@@ -139,7 +139,7 @@ def _coded(dataset: Any, keyword: str) -> tuple[str, str]:
     try:
         item = dataset[keyword].value[0]
         return str(item.get("CodeValue", "")), str(item.get("CodeMeaning", ""))
-    except Exception as error:
+    except Exception as error:  # pydicom converts values when they are asked for
         raise DicomRefusedError(f"{keyword} cannot be read ({type(error).__name__})", "broken") from None
 
 
