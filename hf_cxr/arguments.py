@@ -14,6 +14,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from hf_cxr.augmentation import AugmentationConfig
+from hf_cxr.data import BUILDERS
 from hf_cxr.errors import UserError
 from hf_cxr.hierarchy import Hierarchy, load_taxonomy
 from hf_cxr.labels import LabelPolicy
@@ -45,8 +46,10 @@ class RunArguments:
 class DataArguments:
     """Which films."""
 
-    dataset: str = field(default="phantom", metadata={"help": "nih, chexpert or phantom."})
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set; phantom makes its own."})
+    dataset: str = field(default="phantom", metadata={"help": f"{', '.join(BUILDERS)}."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the data set, or a hospital's map (YAML); phantom makes its own."}
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where Arrow files go; default: datasets' own."})
     view: str = field(default="frontal", metadata={"help": "frontal, PA, AP, lateral or all."})
     validation_fraction: float = field(default=0.1, metadata={"help": "Share of training patients for validation."})
@@ -58,7 +61,13 @@ class DataArguments:
     num_proc: int | None = field(default=None, metadata={"help": "Processes that decode films; default: one."})
 
     def __post_init__(self) -> None:
+        _expect("dataset", self.dataset, list(BUILDERS))
         self.data_options = _json("data_options", self.data_options)
+
+    @property
+    def wants_lateral(self) -> bool:
+        """Whether lateral films are among the wanted views."""
+        return self.view in ("lateral", "all")
 
     def builder_options(self) -> dict[str, Any]:
         """Options for `data.load_splits`."""

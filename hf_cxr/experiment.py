@@ -199,7 +199,7 @@ def finish_run(
     log = provenance.pop("log")
     if main:
         model.save_pretrained(folder)
-        CXRImageProcessor.for_model(model.config, fit).save_pretrained(folder)
+        CXRImageProcessor.for_model(model.config, fit, settings.data.wants_lateral).save_pretrained(folder)
     PartialState().wait_for_everyone()
     saved = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
     hierarchy = Hierarchy.from_config(saved.config)

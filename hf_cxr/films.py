@@ -11,8 +11,9 @@ import torch
 from accelerate import PartialState
 
 from hf_cxr.arguments import DataArguments, LabelArguments, Settings, SettingsError
-from hf_cxr.data import FilmDataset, decode, findings_matrix, load_splits
+from hf_cxr.data import FilmDataset, decode, findings_matrix, load_splits, map_of
 from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.hospital_taxonomy import JoinedTaxonomy, join_taxonomy
 from hf_cxr.labels import EncodedLabels, LabelError, encode, labels_without_positives
 from hf_cxr.models import CXRImageProcessor
 
@@ -25,7 +26,8 @@ class Films:
         decoded: Arrow rows with `pixels` and metadata. labels: encoded for their use: training policies on the
             training split, hard and uncertain-unknown on the others.
         provenance: where the data come from and what was left out.
-        unclosed: training labels before closure, None without a training split.
+        unclosed: training labels before closure, None of one split.
+        joined: how a hospital's findings met the taxonomy; None where the films have the taxonomy's own.
     """
 
     hierarchy: Hierarchy
@@ -33,6 +35,7 @@ class Films:
     labels: dict[str, EncodedLabels]
     provenance: dict[str, Any]
     unclosed: EncodedLabels | None = None
+    joined: JoinedTaxonomy | None = None
 
     def dataset(self, split: str, names: tuple[str, ...] | None = None, rows: Any = None) -> FilmDataset:
         """Films of a split; on wish only these labels and these rows."""
@@ -55,60 +58,89 @@ def prepare_films(settings: Settings) -> Films:
 
     Raises:
         DataProblems, LabelError: see `data` and `labels`; also a label without a positive training film, unless
-            `allow_empty_labels`.
+            `allow_empty_labels`. HierarchyError: a hospital's map does not fit the taxonomy.
     """
-    hierarchy = settings.labels.hierarchy()
-    size = settings.model.image_size
-    processor = CXRImageProcessor(fit=settings.model.fit, size={"height": size, "width": size})
-    decoded, provenance = _decoded(settings.data, processor)
-    policy = settings.labels.policy(settings.training.seed)
-    labels = {}
-    for split, rows in decoded.items():
-        columns, raw = findings_matrix(rows)
-        labels[split] = encode(columns, raw, hierarchy, policy if split == "train" else policy.for_evaluation())
-    columns, raw = findings_matrix(decoded["train"])
-    unclosed = encode(columns, raw, hierarchy, policy, close=False)
-    if (empty := labels_without_positives(labels["train"])) and not settings.labels.allow_empty_labels:
+    size, data, labels = settings.model.image_size, settings.data, settings.labels
+    processor = CXRImageProcessor(
+        fit=settings.model.fit, lateral=data.wants_lateral, size={"height": size, "width": size}
+    )
+    films = prepare(data, labels, processor, labels.hierarchy(), seed=settings.training.seed)
+    if (empty := labels_without_positives(films.labels["train"])) and not labels.allow_empty_labels:
         raise LabelError(
             f"no training film is positive for {', '.join(empty)}: nothing can be learned of them. Set "
             "allow_empty_labels to train all the same, or use a taxonomy without them."
         )
-    return Films(hierarchy, decoded, labels, provenance, unclosed)
+    return films
 
 
 def prepare_split(
     data: DataArguments, labels: LabelArguments, processor: CXRImageProcessor, hierarchy: Hierarchy, split: str
 ) -> Films:
-    """One split for the evaluation of a model, decoded as by its processor.
+    """One split for the evaluation of a model, decoded as by its processor; otherwise as `prepare`."""
+    return prepare(data, labels, processor, hierarchy, only=split)
+
+
+def prepare(
+    data: DataArguments,
+    labels: LabelArguments,
+    processor: CXRImageProcessor,
+    hierarchy: Hierarchy,
+    *,
+    only: str | None = None,
+    seed: int = 0,
+) -> Films:
+    """Films for a model's taxonomy.
 
     Args:
-        data, labels: which films, and what blank and conflicting cells mean.
-        processor, hierarchy: the model's.
-        split: train, validation or test.
+        data, labels: which films, and what uncertain, blank and conflicting cells mean.
+        processor, hierarchy: the model's. Of a hospital's films, `hierarchy` is joined with its map: with all splits,
+            nodes that only the map has are added; with one, they count as their parents.
+        only: this split alone; its labels are then for evaluation, whichever it is. seed: of smoothed labels.
 
     Raises:
         DataProblems, LabelError: see `data` and `labels`. SettingsError: the data set has no such split.
+        HierarchyError: a hospital's map does not fit the taxonomy.
     """
-    decoded, provenance = _decoded(data, processor, split)
-    columns, raw = findings_matrix(decoded[split])
-    encoded = encode(columns, raw, hierarchy, labels.policy(0).for_evaluation())
-    return Films(hierarchy, decoded, {split: encoded}, provenance)
+    options = data.builder_options()
+    mapped = map_of(data.dataset, data.data_dir, **options)
+    joined = None if mapped is None else join_taxonomy(mapped, hierarchy, extend=only is None)
+    decoded, provenance = _decoded(data, options, processor, only)
+    if joined is not None:
+        hierarchy = joined.hierarchy
+        provenance["hospital"] = joined.summary()
+    policy = labels.policy(seed)
+
+    def encoded(split: str, **how: Any) -> EncodedLabels:
+        columns, raw = findings_matrix(decoded[split])
+        if joined is not None:
+            columns, raw = joined.columns(columns, raw)
+        for_training = split == "train" and only is None
+        return encode(columns, raw, hierarchy, policy if for_training else policy.for_evaluation(), **how)
+
+    return Films(
+        hierarchy,
+        decoded,
+        {split: encoded(split) for split in decoded},
+        provenance,
+        encoded("train", close=False) if only is None else None,
+        joined,
+    )
 
 
 def _decoded(
-    data: DataArguments, processor: CXRImageProcessor, only: str | None = None
+    data: DataArguments, options: dict[str, Any], processor: CXRImageProcessor, only: str | None
 ) -> tuple[dict[str, datasets.Dataset], dict[str, Any]]:
     with PartialState().main_process_first():  # the others find the finished cache
-        splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **data.builder_options())
+        splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **options)
         if only and only not in splits:
             raise SettingsError(f"data set {data.dataset} has no split '{only}'; it has {', '.join(splits)}")
         decoded = {}
         for split in [only] if only else list(splits):
             decoded[split], n_unreadable = decode(
                 splits[split],
-                processor.prepare,
+                processor.read,
                 image_size=processor.size["height"],
-                fingerprint_of_prepare=processor.fingerprint,
+                fingerprint_of_read=processor.fingerprint,
                 num_proc=data.num_proc,
                 skip_unreadable=data.skip_missing,
             )

@@ -60,9 +60,9 @@ ALLOWED = {
         "hierarchy", "models", "losses", "evaluation", "predictions",
         "augmentation", "averaging", "operating_points", "sampling", "training_arguments",
     },
-    "arguments": {"hierarchy", "labels", "losses", "models", "augmentation", "training_arguments"},
+    "arguments": {"data", "hierarchy", "labels", "losses", "models", "augmentation", "training_arguments"},
     "runs": {"trainer"},
-    "films": {"arguments", "data", "hierarchy", "labels", "models"},
+    "films": {"arguments", "data", "hierarchy", "hospital_taxonomy", "labels", "models"},
     "experiment": {
         "arguments", "calibration", "evaluation", "figures", "films", "full_report", "hierarchy", "inference", "labels",
         "losses", "models", "operating_points", "predictions", "runs", "trainer", "verification",

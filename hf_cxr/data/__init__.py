@@ -48,6 +48,7 @@ __all__ = [
     "findings_matrix",
     "load_map",
     "load_splits",
+    "map_of",
     "patient_disjoint_split",
     "phantom_folder",
 ]
@@ -117,6 +118,21 @@ def load_splits(
         **builder.record,
     }
     return splits, provenance
+
+
+def map_of(name: str, data_dir: str | Path | None = None, **options: Any) -> HospitalMap | None:
+    """The map of a hospital's films, which explains its findings; None where findings are a taxonomy's own.
+
+    Args:
+        name, data_dir, options: as of `load_splits`.
+
+    Raises:
+        FileNotFoundError: there is no such map. DataProblems: it has mistakes.
+    """
+    builder_class = BUILDERS[name]
+    if not issubclass(builder_class, Hospital):
+        return None
+    return builder_class.hospital_map(builder_class.config_of(data_dir, options))
 
 
 def phantom_folder(data_dir: str | Path | None, asked: Mapping[str, Any]) -> Path:

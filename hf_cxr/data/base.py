@@ -53,7 +53,7 @@ class FilmBuilder(datasets.GeneratorBasedBuilder):
     FINDINGS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, data_dir: str | Path | None = None, cache_dir: str | Path | None = None, **options: Any) -> None:
-        config = self._config(data_dir, options)
+        config = self.config_of(data_dir, options)
         self.index = self._assemble(config, with_images=True)
         paths = list(self.index.films["image"])
         self._stats = stat_images(paths)
@@ -70,6 +70,7 @@ class FilmBuilder(datasets.GeneratorBasedBuilder):
             data_dir=config.data_dir,
             options=config.options(),
             images=images_digest(paths, self._stats),
+            **self._further_identity(config),
         )
         super().__init__(
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
@@ -87,6 +88,10 @@ class FilmBuilder(datasets.GeneratorBasedBuilder):
         `with_images`.
         """
 
+    def _further_identity(self, config: FilmConfig) -> dict[str, str]:
+        """What else the rows depend on."""
+        return {}
+
     @classmethod
     def read_index(cls, data_dir: str | Path, *, check_images: bool = True, **options: Any) -> FilmIndex:
         """The index without building anything; with `check_images=False` no image needs to be there.
@@ -94,14 +99,15 @@ class FilmBuilder(datasets.GeneratorBasedBuilder):
         Raises:
             DataProblems: anything in the tables, or the images, is wrong; all of it is collected first.
         """
-        index = cls._assemble(cls._config(data_dir, options), with_images=check_images)
+        index = cls._assemble(cls.config_of(data_dir, options), with_images=check_images)
         if check_images:
             index.check_images(bool(options.get("skip_missing", False)))
         index.problems.raise_any()
         return index
 
     @classmethod
-    def _config(cls, data_dir: str | Path | None, options: dict[str, Any]) -> FilmConfig:
+    def config_of(cls, data_dir: str | Path | None, options: dict[str, Any]) -> Any:
+        """The checked configuration, an instance of `BUILDER_CONFIG_CLASS`."""
         known = cls.BUILDER_CONFIG_CLASS.option_names()
         unknown = sorted(set(options) - set(known))
         if unknown:

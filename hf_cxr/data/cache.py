@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,61 +11,60 @@ from typing import Any
 import datasets
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
 import pyarrow.compute as pc
 import torch
 from datasets.fingerprint import Hasher
 
 from hf_cxr.data.problems import UNREADABLE_IMAGE, DataProblems, Problem
 
-CACHE_VERSION = "1"  # raise it whenever the same inputs would give other bytes
+CACHE_VERSION = "2"  # raise it whenever the same inputs would give other bytes
 WRITE_BYTES = 32 * 2**20  # held in memory by each process before they go to disk
 FAULT = "decode_fault"
 
-Prepare = Callable[[PIL.Image.Image], npt.NDArray[np.uint8]]
+Read = Callable[[str | bytes], tuple[npt.NDArray[np.uint8], str | None]]
 
 
 def decode(
     dataset: datasets.Dataset,
-    prepare: Prepare,
+    read: Read,
     *,
     image_size: int,
-    fingerprint_of_prepare: str,
+    fingerprint_of_read: str,
     num_proc: int | None = None,
     skip_unreadable: bool = False,
 ) -> tuple[datasets.Dataset, int]:
     """Decode every image once and keep its pixels.
 
     The result lies in `datasets`' own cache beside the data set's, under a name made of the data set's
-    fingerprint, the size and `fingerprint_of_prepare`; a second call reads it.
+    fingerprint, the size and `fingerprint_of_read`; a second call reads it.
 
     Args:
         dataset: with the columns `image` (undecoded or not) and `id`.
-        prepare: from the image as Pillow reads it (any mode, 16-bit included) to (S, S) uint8; a ValueError
-            means that this image is no film.
+        read: from the file's path, or its bytes, to (S, S) uint8 and the view that the file itself states (PA, AP,
+            LATERAL or None); a ValueError or OSError means that this is no film, or none that can be read.
         image_size: S, in pixels.
-        fingerprint_of_prepare: stands for what `prepare` does; two that differ must not share one.
-        num_proc: processes; `prepare` must then be picklable.
+        fingerprint_of_read: stands for what `read` does; two that differ must not share one.
+        num_proc: processes; `read` must then be picklable.
         skip_unreadable: leave out films whose pixels cannot be decoded.
 
     Returns:
-        The data set with `pixels` (S * S bytes, row by row) in place of `image`, and the number of films left
-        out.
+        The data set with `pixels` (S * S bytes, row by row) in place of `image`, and `view` as the file states it
+        where the data set does not say; and the number of films left out.
 
     Raises:
         DataProblems: pixels of some films cannot be decoded; raised after the whole pass, with all of them
             counted, unless `skip_unreadable`.
-        ValueError: there are no films, or `prepare` returned something else than (S, S) uint8.
+        ValueError: there are no films, or `read` returned something else than (S, S) uint8.
     """
     if not len(dataset):
         raise ValueError("received no films to decode, expected at least one")
-    name = Hasher.hash((CACHE_VERSION, dataset._fingerprint, image_size, fingerprint_of_prepare))
+    name = Hasher.hash((CACHE_VERSION, dataset._fingerprint, image_size, fingerprint_of_read))
     undecoded = dataset.cast_column("image", datasets.Image(decode=False))
     kept = {key: value for key, value in undecoded.features.items() if key != "image"}
     text = datasets.Value("string")
     decoded = undecoded.map(
         _decode_film,
-        fn_kwargs={"prepare": prepare, "size": image_size},
+        fn_kwargs={"read": read, "size": image_size},
         remove_columns=["image"],
         features=datasets.Features({**kept, "pixels": datasets.Value("binary"), FAULT: text}),
         num_proc=num_proc,
@@ -90,22 +88,18 @@ def decode(
     return decoded.remove_columns(FAULT).select(good), len(bad)
 
 
-def _decode_film(film: dict[str, Any], prepare: Prepare, size: int) -> dict[str, Any]:
+def _decode_film(film: dict[str, Any], read: Read, size: int) -> dict[str, Any]:
     source = film["image"]
     try:
-        image = PIL.Image.open(source["path"] if source["bytes"] is None else io.BytesIO(source["bytes"]))
-        with image:
-            image.load()
-    except Exception as error:  # Pillow's plug-ins raise more than OSError on broken data
+        pixels, view = read(source["path"] if source["bytes"] is None else source["bytes"])
+    except (ValueError, OSError) as error:
         return {"pixels": None, FAULT: f"{type(error).__name__}: {error}"}
-    try:
-        prepared = np.ascontiguousarray(prepare(image))
-    except ValueError as error:  # the processor's word for an image that is no film, such as a blank one
-        return {"pixels": None, FAULT: f"{type(error).__name__}: {error}"}
-    if prepared.dtype != np.uint8 or prepared.shape != (size, size):
-        received = f"{prepared.dtype} {prepared.shape}"
-        raise ValueError(f"prepare gave {received} for {film['id']}, expected uint8 ({size}, {size})")
-    return {"pixels": prepared.tobytes(), FAULT: None}
+    pixels = np.ascontiguousarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.shape != (size, size):
+        received = f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(f"read gave {received} for {film['id']}, expected uint8 ({size}, {size})")
+    stated = {"view": film["view"] or view} if "view" in film else {}
+    return {"pixels": pixels.tobytes(), FAULT: None, **stated}
 
 
 def _problem(film: dict[str, Any], fault: str) -> Problem:

@@ -63,9 +63,12 @@ them with their counts and the nearest known word.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import datasets
 
 from hf_cxr.data.base import FilmBuilder
 from hf_cxr.data.hospital_cells import LEAVE_OUT
@@ -76,6 +79,10 @@ from hf_cxr.data.hospital_splits import cut_splits, given_splits
 from hf_cxr.data.index import BLANK, FilmIndex
 from hf_cxr.data.map_reading import load_map, packaged_maps
 from hf_cxr.data.options import FilmConfig
+from hf_cxr.data.pseudonyms import KEY_FILE, OLDEST, Pseudonyms
+
+IDS = {"id": "image", "patient": "patient", "study": "study"}
+"""Columns of a row that identify, and what."""
 
 
 @dataclass
@@ -87,12 +94,14 @@ class HospitalConfig(FilmConfig):
         map: the YAML file, or a ready map's name, where `data_dir` is not the map.
         test_fraction: of all patients, held out for testing where the hospital gives no split, in (0, 1).
         splits_dir: where lists that are cut are kept; `splits` beside the map by default, or in `data_dir` with a
-            ready map.
+            ready map. They name patients as the tables do, and stay where these stay.
+        key_file: of the pseudonyms; `pseudonyms.key` beside the map by default.
     """
 
     map: str | None = None
     test_fraction: float = 0.2
     splits_dir: str | None = None
+    key_file: str | None = None
 
     def __post_init__(self) -> None:
         given = None if self.data_dir is None else Path(self.data_dir).expanduser()
@@ -103,8 +112,9 @@ class HospitalConfig(FilmConfig):
         super().__post_init__()
         if self.map is not None and self.map not in packaged_maps():
             self.map = os.path.abspath(os.path.expanduser(self.map))
-        if self.splits_dir is not None:
-            self.splits_dir = os.path.abspath(os.path.expanduser(self.splits_dir))
+        for name in ("splits_dir", "key_file"):
+            if (path := getattr(self, name)) is not None:
+                setattr(self, name, os.path.abspath(os.path.expanduser(path)))
         fraction = self.test_fraction
         if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
             raise ValueError(f"test_fraction is {fraction!r}; expected 0 < fraction < 1")
@@ -121,6 +131,10 @@ class Hospital(FilmBuilder):
     Findings are the nodes that the map names, 1, 0, -1 (uncertain) or null (unknown); which of them a model's
     taxonomy has is for `hf_cxr.hospital_taxonomy` to say.
 
+    Rows say nothing of anybody: `id`, `patient` and `study` are pseudonyms (`data.pseudonyms`), ages are capped at 90,
+    and the path in `image` is not written but looked up whenever the rows are loaded. With a ready map, whose data set
+    is published, they are as they are there.
+
     Splits: the hospital's own; where these have no validation films, they are cut from the training patients. Without
     any, test and validation patients are cut, stratified and seeded, and kept in `splits_dir`, from where they are
     read again. `record["test_source"]` says which.
@@ -132,10 +146,52 @@ class Hospital(FilmBuilder):
         DataProblems: mistakes in the map (on construction), or in the tables or with the images (on preparation).
         FileNotFoundError: there is no such map or table.
         hospital_splits.SplitError, hospital_table.TableError: films cannot be split, or a table not be read.
+        pseudonyms.PseudonymError: the key cannot be kept or read.
     """
 
     BUILDER_CONFIG_CLASS = HospitalConfig
     MAP: ClassVar[str | None] = None
+    pseudonyms: Pseudonyms | None = None
+
+    def _further_identity(self, config: FilmConfig) -> dict[str, str]:
+        assert isinstance(config, HospitalConfig)
+        mapped = self.hospital_map(config)
+        if mapped.packaged:
+            return {}
+        self.pseudonyms = Pseudonyms(Path(config.key_file or mapped.path.parent / KEY_FILE))
+        return {"pseudonyms": self.pseudonyms.fingerprint}
+
+    def _info(self) -> datasets.DatasetInfo:
+        info = super()._info()
+        if self.pseudonyms is not None:
+            info.features = datasets.Features({name: kind for name, kind in info.features.items() if name != "image"})
+        return info
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+        for key, film in super()._generate_examples(split):
+            if self.pseudonyms is not None:
+                del film["image"]
+                film |= {name: self.pseudonyms.of(kind, film[name]) for name, kind in IDS.items()}
+                film["age"] = None if film["age"] is None else min(film["age"], OLDEST)
+            yield key, film
+
+    def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any builder, with the column `image`, whose paths are in memory only."""
+        rows = super().as_dataset(*args, **kwargs)
+        if self.pseudonyms is None:
+            return rows
+        films = self.index.films
+        path_of = {
+            self.pseudonyms.of("image", film): path for film, path in zip(films["id"], films["image"], strict=True)
+        }
+
+        def with_images(split: datasets.Dataset) -> datasets.Dataset:
+            paths: list[Any] = [{"bytes": None, "path": path_of[film]} for film in split["id"]]
+            return split.add_column("image", paths, feature=datasets.Image())
+
+        if isinstance(rows, datasets.Dataset):
+            return with_images(rows)
+        return datasets.DatasetDict({name: with_images(split) for name, split in rows.items()})
 
     @classmethod
     def collect(cls, config: FilmConfig, with_images: bool) -> FilmIndex:

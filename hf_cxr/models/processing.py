@@ -162,12 +162,13 @@ class CXRImageProcessor(TorchvisionBackend):
         self.lateral = lateral
 
     @classmethod
-    def for_model(cls, config: Any, fit: str = "pad") -> "CXRImageProcessor":
+    def for_model(cls, config: Any, fit: str = "pad", lateral: bool = False) -> "CXRImageProcessor":
         """The processor of a model's config."""
         size = {"height": config.image_size, "width": config.image_size}
         mean, std = config.image_mean, config.image_std
         return cls(
             fit=fit,
+            lateral=lateral,
             size=size,
             image_mean=None if mean is None else [mean],
             image_std=None if std is None else [std],
@@ -181,10 +182,23 @@ class CXRImageProcessor(TorchvisionBackend):
         """
         return fit_to_square(film_to_gray(image, self.lateral), int(self.size.height), self.fit)
 
+    def read(self, source: Any) -> tuple[NDArray[np.uint8], str | None]:
+        """A file, or its bytes -> (S, S) uint8 as of `prepare`, and the view that its header states, if it has one.
+
+        Raises:
+            FilmError, DicomRefusedError: it is not taken. OSError: it cannot be read.
+        """
+        try:
+            opened, view = self._opened(source)
+        except UnidentifiedImageError:  # whose text has an address in memory
+            raise FilmError("not a picture in a format that Pillow reads, nor DICOM") from None
+        with opened:  # a broken film would keep its file open
+            return self.prepare(opened), view
+
     @property
     def fingerprint(self) -> str:
-        """Changes whenever `prepare` would give other pixels."""
-        return f"v1-{self.size.height}-{self.fit}"
+        """Changes whenever `prepare` or `read` would give other pixels, or refuse other films."""
+        return f"v1-{self.size.height}-{self.fit}{'-lateral' if self.lateral else ''}"
 
     def preprocess(self, images: Any, return_tensors: str | TensorType | None = None, **kwargs: Any) -> BatchFeature:
         """A film or a list of films -> batch.
@@ -213,16 +227,11 @@ class CXRImageProcessor(TorchvisionBackend):
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _opened_and_prepared(self, image: Any) -> NDArray[np.uint8]:
-        try:
-            opened = self.open(image)
-        except UnidentifiedImageError:  # whose text has an address in memory
-            raise FilmError("not a picture in a format that Pillow reads, nor DICOM") from None
-        if opened is image:
-            film = self.prepare(image)
-            _check_not_saturated(image)
-            return film
-        with opened:  # a broken film would keep its file open
-            return self.prepare(opened)
+        if _is_source(image):
+            return self.read(image)[0]
+        film = self.prepare(image)
+        _check_not_saturated(image)
+        return film
 
     def open(self, image: Any) -> Any:
         """Open a path, URL, bytes or binary file: a PIL image, with its 16 bits; pass anything else through.
@@ -235,21 +244,35 @@ class CXRImageProcessor(TorchvisionBackend):
             OSError: a file cannot be opened, or (UnidentifiedImageError) is no picture.
             httpx.HTTPError: a URL cannot be fetched.
         """
-        if isinstance(image, str) and image.startswith(("http://", "https://")):
-            answer = httpx.get(image, timeout=None, follow_redirects=True).raise_for_status()
-            return self._read(BytesIO(answer.content), urlsplit(image).path)
-        if isinstance(image, (bytes, bytearray, memoryview)):
-            return self._read(BytesIO(image))
-        if isinstance(image, (str, PathLike)):
-            with open(image, "rb") as file:
-                if is_dicom(file, str(image)):
-                    return read_dicom(file, lateral=self.lateral).image
-            return _picture(image)  # by its path, which the picture then knows
-        return self._read(image) if hasattr(image, "read") else image
+        return self._opened(image)[0] if _is_source(image) else image
 
-    def _read(self, file: Any, name: str = "") -> Image.Image:
+    def _opened(self, source: Any) -> tuple[Image.Image, str | None]:
+        """A picture, and the view that its header states; a DICOM file's has one."""
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            answer = httpx.get(source, timeout=None, follow_redirects=True).raise_for_status()
+            return self._read(BytesIO(answer.content), urlsplit(source).path)
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return self._read(BytesIO(source))
+        if isinstance(source, (str, PathLike)):
+            with open(source, "rb") as file:
+                if is_dicom(file, str(source)):
+                    return self._read(file, str(source))
+            return _picture(source), None  # by its path, which the picture then knows
+        return self._read(source)
+
+    def _read(self, file: Any, name: str = "") -> tuple[Image.Image, str | None]:
         file.seek(0)
-        return read_dicom(file, lateral=self.lateral).image if is_dicom(file, name) else _picture(file)
+        if not is_dicom(file, name):
+            return _picture(file), None
+        film = read_dicom(file, lateral=self.lateral)
+        return film.image, film.view
+
+
+def _is_source(image: Any) -> bool:
+    """Whether this is something to open rather than a film."""
+    return isinstance(image, (str, PathLike, bytes, bytearray, memoryview)) or (
+        hasattr(image, "read") and not isinstance(image, Image.Image)
+    )
 
 
 def _picture(source: Any) -> Image.Image:

@@ -93,12 +93,13 @@ def _from_model(settings: ReportArguments, data: DataArguments, labels: LabelArg
     model, processor = load_model(str(settings.model)), load_processor(str(settings.model))
     config, hierarchy = model.config, Hierarchy.from_config(model.config)
     films = prepare_split(data, labels, processor, hierarchy, settings.split)
+    hierarchy = films.hierarchy  # a hospital's films may have another truth of the gate and of groups
     logits = uncalibrated_logits(model, films, settings.split)
     points = OperatingPoints(**config.operating_points) if config.operating_points else None
     inspection, no_doubt = _inspect(model, films, settings)
     validation_inspection = None
     if settings.abstain_coverage is not None and not no_doubt:
-        others = prepare_split(data, labels, processor, hierarchy, "validation")
+        others = prepare_split(data, labels, processor, Hierarchy.from_config(config), "validation")
         validation_inspection = inspect(
             model, others.dataset("validation"), n_passes=settings.dropout_passes, seed=settings.seed
         )

@@ -16,6 +16,18 @@ def prepare(image):
     return np.asarray(image.convert("L").resize((SIZE, SIZE)))
 
 
+class Reading:
+    """A `read` of what `prepare` makes of a picture."""
+
+    def __init__(self, prepare):
+        self.prepare = prepare
+
+    def __call__(self, source):
+        with PIL.Image.open(source) as image:
+            image.load()
+            return self.prepare(image), None
+
+
 class Counting:
     """A `prepare` that keeps the modes it met."""
 
@@ -36,7 +48,7 @@ def training(folder, cache):
 
 
 def run(dataset, prepare=prepare, **options):
-    return decode(dataset, prepare, **{"image_size": SIZE, "fingerprint_of_prepare": "gray", **options})
+    return decode(dataset, Reading(prepare), **{"image_size": SIZE, "fingerprint_of_read": "gray", **options})
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
@@ -53,7 +65,7 @@ def test_pixels_are_those_of_prepare_and_the_rest_is_kept(nih, cache, num_proc):
 def test_a_second_call_decodes_nothing_and_a_change_of_key_does(nih, cache):
     films = training(nih(), cache)
     counts = []
-    for options in ({}, {}, {"fingerprint_of_prepare": "other"}, {"image_size": 8}, {}):
+    for options in ({}, {}, {"fingerprint_of_read": "other"}, {"image_size": 8}, {}):
         size = options.get("image_size", SIZE)
         counter = Counting()
         run(films, lambda image, counter=counter, size=size: counter(image)[:size, :size].copy(), **options)
@@ -124,7 +136,7 @@ def test_truncated_pixels_are_collected_over_the_whole_pass(nih, cache, num_proc
         np.testing.assert_array_equal(item["pixel_values"][0], whole[:SIZE, :SIZE])
 
 
-def test_a_film_that_prepare_refuses_is_listed_and_can_be_left_out(nih, cache):
+def test_a_film_that_read_refuses_is_listed_and_can_be_left_out(nih, cache):
     films = training(nih(), cache)
 
     def refuses(image):
@@ -136,17 +148,27 @@ def test_a_film_that_prepare_refuses_is_listed_and_can_be_left_out(nih, cache):
     assert run(films, refuses, skip_unreadable=True)[1] == len(films)
 
 
-def test_a_defect_of_prepare_is_no_unreadable_image(nih, cache):
+def test_a_defect_of_read_is_no_unreadable_image(nih, cache):
     films = training(nih(), cache)
 
     def broken(image):
-        raise OSError("my own")
+        raise RuntimeError("my own")
 
-    with pytest.raises(OSError, match="my own"):
+    with pytest.raises(RuntimeError, match="my own"):
         run(films, broken, skip_unreadable=True)
     for wrong in (np.zeros((SIZE, SIZE)), np.zeros((SIZE, 4), np.uint8)):
-        with pytest.raises(ValueError, match=r"prepare gave .* expected uint8 \(16, 16\)"):
+        with pytest.raises(ValueError, match=r"read gave .* expected uint8 \(16, 16\)"):
             run(films, lambda image, wrong=wrong: wrong)
+
+
+def test_the_view_of_a_file_is_taken_where_the_tables_have_none(nih, cache):
+    films = training(nih(), cache)
+    stated = ["PA" if i % 2 else None for i in range(len(films))]
+    films = films.remove_columns("view").add_column("view", stated)
+    decoded, _ = decode(
+        films, lambda path: (np.zeros((SIZE, SIZE), np.uint8), "AP"), image_size=SIZE, fingerprint_of_read="seen"
+    )
+    assert decoded["view"][:] == [view or "AP" for view in stated]
 
 
 def test_no_films(nih, cache):
