@@ -76,12 +76,9 @@ class DataArguments:
 
 
 @dataclass
-class LabelArguments:
-    """How findings become targets; see `labels.LabelPolicy`."""
+class PolicyArguments:
+    """What cells mean; see `labels.LabelPolicy`."""
 
-    taxonomy: str = field(default="nih", metadata={"help": "Name of a taxonomy or path of a YAML file."})
-    flat_taxonomy: bool = field(default=False, metadata={"help": "Drop the taxonomy's groups and edges."})
-    gate_definition: str | None = field(default=None, metadata={"help": "any_finding or not_no_finding."})
     uncertain: str = field(default="ignore", metadata={"help": "Policy, or JSON of {label: policy, default: policy}."})
     blank: str = field(default="ignore", metadata={"help": "What a blank cell means: ignore (unknown) or zeros."})
     conflict: str = field(default="child_wins", metadata={"help": "child_wins, parent_wins, unknown or error."})
@@ -89,15 +86,24 @@ class LabelArguments:
         default=False, metadata={"help": "Train although a label has no positive training film; its AUROC is null."}
     )
 
-    def hierarchy(self) -> Hierarchy:
-        """The taxonomy as set."""
-        hierarchy = load_taxonomy(self.taxonomy, flat=self.flat_taxonomy)
-        return hierarchy.with_gate_definition(self.gate_definition) if self.gate_definition else hierarchy
-
     def policy(self, seed: int) -> LabelPolicy:
         """The label policy as set."""
         uncertain = _json("uncertain", self.uncertain) if self.uncertain.startswith("{") else self.uncertain
         return LabelPolicy(uncertain, self.blank, self.conflict, seed)
+
+
+@dataclass
+class LabelArguments(PolicyArguments):
+    """How findings become targets."""
+
+    taxonomy: str = field(default="nih", metadata={"help": "Name of a taxonomy or path of a YAML file."})
+    flat_taxonomy: bool = field(default=False, metadata={"help": "Drop the taxonomy's groups and edges."})
+    gate_definition: str | None = field(default=None, metadata={"help": "any_finding or not_no_finding."})
+
+    def hierarchy(self) -> Hierarchy:
+        """The taxonomy as set."""
+        hierarchy = load_taxonomy(self.taxonomy, flat=self.flat_taxonomy)
+        return hierarchy.with_gate_definition(self.gate_definition) if self.gate_definition else hierarchy
 
 
 @dataclass

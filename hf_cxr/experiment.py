@@ -6,6 +6,7 @@ Nothing of the package imports this module; every recipe does.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from transformers import AutoModelForImageClassification
 
 from hf_cxr import figures
 from hf_cxr.arguments import Settings
-from hf_cxr.calibration import fit_table
 from hf_cxr.evaluation import EvalReport, is_composed
 from hf_cxr.films import Films, image_statistics
 from hf_cxr.full_report import full_report
@@ -31,14 +31,17 @@ from hf_cxr.losses import balanced_pos_weight, build_loss
 from hf_cxr.models import (
     SINGLE_STAGE,
     Calibrate,
+    CXRConfig,
     CXRImageProcessor,
     CXRPreTrainedModel,
     CXRTwoStageForImageClassification,
 )
-from hf_cxr.operating_points import Criterion, choose_gate_threshold, choose_operating_points
+from hf_cxr.operating_points import Criterion, choose_gate_threshold
 from hf_cxr.predictions import METADATA, PredictionTable, probabilities
+from hf_cxr.refitting import refit_calibration, refit_points
 from hf_cxr.runs import REPORT_FILE, RunFolder
 from hf_cxr.trainer import CXRTrainer
+from hf_cxr.training_arguments import CXRTrainingArguments
 from hf_cxr.verification import identity, verify_with
 
 
@@ -187,30 +190,46 @@ def prediction_table(
 def finish_run(
     model: CXRPreTrainedModel, films: Films, run: RunFolder, fit: str, settings: Settings, provenance: dict[str, Any]
 ) -> EvalReport:
-    """Save the model, load it back, calibrate it, and write predictions, reports and figures from what was loaded.
+    """Save the model, load it back, and report what was loaded; see `report_run`."""
+    if PartialState().is_main_process:
+        model.save_pretrained(run.path)
+        lateral = settings.data.wants_lateral
+        CXRImageProcessor.for_model(model.config, fit, lateral).save_pretrained(run.path)
+    PartialState().wait_for_everyone()
+    saved = AutoModelForImageClassification.from_pretrained(run.path, dtype=torch.float32)
+    return report_run(saved, films, run, settings.training, provenance)
+
+
+def report_run(
+    saved: CXRPreTrainedModel,
+    films: Films,
+    run: RunFolder,
+    arguments: CXRTrainingArguments,
+    provenance: dict[str, Any],
+    earlier: CXRConfig | None = None,
+    also: Callable[[EvalReport], None] | None = None,
+) -> EvalReport:
+    """Calibrate a model that was loaded from a run's folder, and write predictions, reports and figures.
 
     Every reported figure is thereby one of the model on the disk. Calibration and operating points are fitted on
     validation and stored in the config. `eval_report.json` is written last.
 
+    Args:
+        provenance: of the report; its `log` is what `train_model` returned.
+        earlier: the config of the model that this one was adapted from, which gives calibration and thresholds of
+            labels that cannot be fitted here.
+        also: further work on the finished model, called in every process before the run counts as finished.
+
     Returns:
         the report of the test split, or of validation where there is no test split.
     """
-    folder, main = run.path, PartialState().is_main_process
-    log = provenance.pop("log")
-    if main:
-        model.save_pretrained(folder)
-        CXRImageProcessor.for_model(model.config, fit, settings.data.wants_lateral).save_pretrained(folder)
-    PartialState().wait_for_everyone()
-    saved = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
-    hierarchy = Hierarchy.from_config(saved.config)
+    folder, log, hierarchy = run.path, provenance.pop("log"), films.hierarchy
     logits = {split: uncalibrated_logits(saved, films, split) for split in films.decoded if split != "train"}
     before = {split: prediction_table(saved, films, split, logits[split]) for split in logits}
-    calibration = fit_table(before["validation"], settings.training.calibration, "validation")
+    calibration = refit_calibration(before["validation"], arguments.calibration, "validation", earlier)
     saved.config.calibration = calibration.to_config()
     tables = {split: prediction_table(saved, films, split, calibrated_logits(saved, logits[split])) for split in logits}
-    points = choose_operating_points(
-        tables["validation"], hierarchy, "validation", gate_criterion=settings.training.gate_criterion
-    )
+    points = refit_points(tables["validation"], hierarchy, "validation", arguments.gate_criterion, earlier)
     saved.config.operating_points = asdict(points)
     provenance["model"] = identity(saved)
     provenance["training"] = {
@@ -231,7 +250,9 @@ def finish_run(
         for split, table in tables.items()
     }
     reported = reports.get("test", reports["validation"])
-    if main:
+    if also is not None:
+        also(reported)
+    if PartialState().is_main_process:
         saved.config.save_pretrained(folder)
         verify_with(saved, CXRImageProcessor.from_pretrained(folder)).save(folder)
         for split, table in tables.items():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from hf_cxr.arguments import DataArguments, LabelArguments, Settings, SettingsError
+from hf_cxr.arguments import DataArguments, PolicyArguments, Settings, SettingsError
 from hf_cxr.data import FilmDataset, decode, findings_matrix, load_splits, map_of
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.hospital_taxonomy import JoinedTaxonomy, join_taxonomy
@@ -74,7 +74,7 @@ def prepare_films(settings: Settings) -> Films:
 
 
 def prepare_split(
-    data: DataArguments, labels: LabelArguments, processor: CXRImageProcessor, hierarchy: Hierarchy, split: str
+    data: DataArguments, labels: PolicyArguments, processor: CXRImageProcessor, hierarchy: Hierarchy, split: str
 ) -> Films:
     """One split for the evaluation of a model, decoded as by its processor; otherwise as `prepare`."""
     return prepare(data, labels, processor, hierarchy, only=split)
@@ -82,7 +82,7 @@ def prepare_split(
 
 def prepare(
     data: DataArguments,
-    labels: LabelArguments,
+    labels: PolicyArguments,
     processor: CXRImageProcessor,
     hierarchy: Hierarchy,
     *,

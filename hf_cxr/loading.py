@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_cxr.errors import UserError
+from hf_cxr.growth import GrowthError, with_outputs
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
+from hf_cxr.verification import identity
 
 
 class ModelError(UserError, ValueError):
@@ -64,12 +66,16 @@ def _merged(name: str, revision: str | None) -> CXRPreTrainedModel:
     if not adapter.base_model_name_or_path:
         raise ModelError(f"{name}: adapter_config.json names no base model (base_model_name_or_path)")
     base = load_model(adapter.base_model_name_or_path, adapter.revision)
-    if base.config.label_names != config.label_names or type(base.config) is not type(config):
+    if (adapted := config.adapted_from) and adapted["weights"] != identity(base)["weights"]:
         raise ModelError(
-            f"{name}: an adapter of a {type(config).__name__} with {len(config.label_names)} labels; its base "
-            f"{adapter.base_model_name_or_path} is a {type(base.config).__name__} with {len(base.config.label_names)}: "
-            "another than the one that was adapted"
+            f"{name}: adapted from a model with weights {adapted['weights']}; those of its base "
+            f"{adapter.base_model_name_or_path} are {identity(base)['weights']}: it was trained again since, or is "
+            "another"
         )
-    model = type(base)(config)
-    model.load_state_dict(base.state_dict())
+    try:
+        model = with_outputs(base, config)
+    except GrowthError as error:
+        raise ModelError(
+            f"{name}: its base {adapter.base_model_name_or_path} is not what was adapted: {error}"
+        ) from None
     return PeftModel.from_pretrained(model, name, revision=revision).merge_and_unload().eval()

@@ -27,7 +27,9 @@ FILE = "verification.safetensors"
 _SIGNS: tuple[tuple[str, ...], ...] = ((), ("Cardiomegaly",), ("Effusion", "Mass"), NIH_FINDINGS[:5])
 _DRAWN_AT = 256
 # What loading and saving change of a config without changing the model.
-_NO_IDENTITY = ("transformers_version", "_name_or_path", "architectures", "dtype", "auto_map", "custom_pipelines")
+_NO_IDENTITY = (
+    "transformers_version", "_name_or_path", "architectures", "dtype", "auto_map", "custom_pipelines", "adapted_from",
+)  # fmt: skip
 
 
 class VerificationError(UserError, ValueError):

@@ -32,6 +32,8 @@ class CXRConfig(PretrainedConfig):
             training; None before.
         calibration: `hf_cxr.calibration.Calibration` as plain data, applied to the logits (`models.calibrate`); None:
             the probabilities are as trained.
+        adapted_from: `{"name": …, "config": …, "weights": …}`, the base of an adapted model and the hashes of
+            `hf_cxr.verification.identity`; None: trained from the start.
         id2label / label2id: as in transformers; `num_labels` follows from them and is never passed.
 
     Raises:
@@ -55,6 +57,7 @@ class CXRConfig(PretrainedConfig):
     image_std: float | None = 0.25
     operating_points: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    adapted_from: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.head not in HEADS or self.link not in LINKS:

@@ -1,0 +1,99 @@
+"""Settings of an adaptation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hf_cxr.adaptation.adapters import AdapterArguments
+from hf_cxr.arguments import (
+    DataArguments,
+    LossArguments,
+    PolicyArguments,
+    RunArguments,
+    SettingsError,
+    parse_groups,
+)
+from hf_cxr.augmentation import AugmentationConfig
+from hf_cxr.training_arguments import CXRTrainingArguments
+
+
+@dataclass
+class AdaptationArguments:
+    """Which model is adapted to which films."""
+
+    base: str = field(default="", metadata={"help": "The model to adapt: a run's folder or a name on the Hub."})
+    hospital: str | None = field(
+        default=None, metadata={"help": "The hospital's map (YAML); short for --dataset hospital --data_dir MAP."}
+    )
+    n_films: int | None = field(
+        default=None, metadata={"help": "Train on this many films, drawn by the seed; default: all."}
+    )
+    distillation: float = field(
+        default=1.0,
+        metadata={"help": "Weight with which the base's opinion is kept where a label is unknown; 0: none."},
+    )
+    base_data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "The base's own data, to report what it forgot; default: as in its run.yaml, if it is there."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not self.base:
+            raise SettingsError(
+                "base is missing: name the model to adapt, a run's folder or a name on the Hub (--base)"
+            )
+        if self.distillation < 0 or (self.n_films is not None and self.n_films < 1):
+            raise SettingsError(
+                f"distillation {self.distillation}, n_films {self.n_films}: expected 0 or more, and at least 1 film"
+            )
+
+
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """All settings of an adaptation after defaults, YAML and command line are merged."""
+
+    run: RunArguments
+    adaptation: AdaptationArguments
+    adapter: AdapterArguments
+    data: DataArguments
+    labels: PolicyArguments
+    loss: LossArguments
+    augmentation: AugmentationConfig
+    training: CXRTrainingArguments
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data for `run.yaml`, by group."""
+        groups = ("adaptation", "adapter", "data", "labels", "loss", "augmentation")
+        plain = {name: asdict(getattr(self, name)) for name in groups}
+        plain["adaptation"]["base"] = shown(self.adaptation.base)
+        return plain | {"training": {k: v for k, v in self.training.to_dict().items() if not k.startswith("_")}}
+
+
+def parse_adaptation(argv: list[str] | None = None, description: str | None = None) -> AdaptationSettings:
+    """The settings of an adaptation; see `arguments.parse_groups`.
+
+    Raises:
+        SettingsError: also where both `hospital` and `data_dir` are given, or neither.
+    """
+    groups = (
+        RunArguments, AdaptationArguments, AdapterArguments, DataArguments, PolicyArguments, LossArguments,
+        AugmentationConfig, CXRTrainingArguments,
+    )  # fmt: skip
+    settings = AdaptationSettings(*parse_groups(groups, argv, description))
+    map_file, data = settings.adaptation.hospital, settings.data
+    if (map_file is None) == (data.data_dir is None):
+        raise SettingsError(
+            "name the hospital's map by --hospital, or a data set by --dataset and --data_dir: one of them"
+        )
+    return (
+        settings if map_file is None else replace(settings, data=replace(data, dataset="hospital", data_dir=map_file))
+    )
+
+
+def shown(base: str) -> str:
+    """A model's name for others to read: of a folder the last part, which says nothing of this machine."""
+    return Path(base).resolve().name if Path(base).exists() else base

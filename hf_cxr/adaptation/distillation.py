@@ -1,0 +1,70 @@
+"""Learning without forgetting: what a hospital does not label is held to what the base model says of its films.
+
+Reference: Li and Hoiem, "Learning without Forgetting", ECCV 2016, for labels that are unknown film by film.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_cxr.trainer import CXRTrainer
+
+
+def distillation_loss(logits_BL: Tensor, labels_BL: Tensor, teacher_BL: Tensor, n_unknown: Tensor) -> Tensor:
+    """Divergence of the model's probabilities from the teacher's on the unknown cells.
+
+    The Kullback-Leibler divergence of two coins, cross-entropy less the teacher's own entropy: 0 where both agree.
+
+    Args:
+        logits_BL: the model's. labels_BL: NaN where unknown. teacher_BL: probabilities in [0, 1], NaN where the teacher
+            has no opinion.
+        n_unknown: divisor, the cells with a teacher over all micro-batches and processes.
+
+    Returns:
+        scalar; 0 with zero gradient when nothing is unknown.
+    """
+    taught_BL = torch.isnan(labels_BL) & ~torch.isnan(teacher_BL)
+    target_BL = torch.where(taught_BL, teacher_BL, 0.5)
+    cross_BL = F.binary_cross_entropy_with_logits(logits_BL.float(), target_BL, reduction="none")
+    entropy_BL = -torch.special.xlogy(target_BL, target_BL) - torch.special.xlogy(1 - target_BL, 1 - target_BL)
+    return torch.where(taught_BL, cross_BL - entropy_BL, 0.0).sum() / n_unknown.clamp(min=1)
+
+
+class DistillingTrainer(CXRTrainer):
+    """`CXRTrainer` whose loss has `weight` times the distillation loss besides.
+
+    Args:
+        teacher_NL: probabilities of the base on the training films as they are, (N, L) in [0, 1], NaN for labels that
+            it does not have. weight: 0 or more.
+        *args, **kwargs: as of `CXRTrainer`; `train_dataset.labels` is (N, L).
+    """
+
+    def __init__(self, *args: Any, teacher_NL: Tensor, weight: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        films: Any = self.train_dataset
+        self.teacher_NL = teacher_NL.float().to(self.args.device)
+        self.weight = weight
+        taught = torch.isnan(films.labels) & ~torch.isnan(teacher_NL)
+        # On average over the films: exact divisors would need a further message between processes at every step.
+        self.taught_a_film = taught.float().sum(1).mean().item()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Loss of a micro-batch as its part of the whole step's loss."""
+        total, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        n_films = len(inputs["index"]) if num_items_in_batch is None else num_items_in_batch[1]  # type: ignore[index]
+        scale = self.accelerator.num_processes if num_items_in_batch is not None else 1
+        divisor = torch.as_tensor(n_films * self.taught_a_film, device=total.device)
+        held = distillation_loss(outputs.logits, inputs["labels"], self.teacher_NL[inputs["index"]], divisor) * scale
+        self._components["distillation"] += held.detach()
+        total = total + self.weight * held
+        return (total, outputs) if return_outputs else total

@@ -1,0 +1,89 @@
+"""What an adaptation changed, on the hospital's films and on the base's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_cxr.adaptation.arguments import AdaptationSettings
+from hf_cxr.arguments import DataArguments, LabelArguments, parse_groups
+from hf_cxr.change import ChangeReport, Cost, Side, compare_models
+from hf_cxr.experiment import calibrated_logits, prediction_table, uncalibrated_logits
+from hf_cxr.films import Films, prepare_split
+from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
+from hf_cxr.operating_points import OperatingPoints
+from hf_cxr.runs import SETTINGS_FILE
+
+
+def report_change(
+    settings: AdaptationSettings,
+    base: CXRPreTrainedModel,
+    adapted: CXRPreTrainedModel,
+    processor: CXRImageProcessor,
+    films: Films,
+    log: dict[str, Any],
+    provenance: dict[str, Any],
+) -> ChangeReport:
+    """Both models on the hospital's test films, and on the base's where these are at hand."""
+    split = "test" if "test" in films.decoded else "validation"
+    name = films.joined.name if films.joined else settings.data.dataset
+    annotated = films.joined.scored if films.joined else None
+    own, why = _own_films(settings, adapted, processor)
+    training = log["model"]
+    return ChangeReport(
+        hospital=compare_models(
+            f"{split} films of {name}", _side(base, films, split), _side(adapted, films, split), annotated=annotated
+        ),
+        cost=Cost(
+            method=settings.adapter.method,
+            trained_parameters=training["trained_parameters"],
+            all_parameters=training["parameters"],
+            films=training["films"],
+            epochs=training["epochs"],
+            seconds=training["seconds"],
+            peak_memory_bytes=training["peak_memory_bytes"],
+        ),
+        base=None
+        if own is None
+        else compare_models(
+            f"test films of {own.provenance['dataset']}",
+            _side(base, own, "test"),
+            _side(adapted, own, "test"),
+            annotated=annotated,
+        ),
+        base_undefined=why,
+        provenance=provenance,
+    )
+
+
+def _side(model: CXRPreTrainedModel, films: Films, split: str) -> Side:
+    table = prediction_table(model, films, split, calibrated_logits(model, uncalibrated_logits(model, films, split)))
+    points = model.config.operating_points
+    known = set(model.config.label_names)
+    hierarchy = replace(films.hierarchy, nodes=tuple(node for node in films.hierarchy.nodes if node.name in known))
+    usable = points if points and points["split"] != split else None
+    return Side(table, hierarchy, OperatingPoints(**usable) if usable else None)
+
+
+def _own_films(
+    settings: AdaptationSettings, adapted: CXRPreTrainedModel, processor: CXRImageProcessor
+) -> tuple[Films | None, str | None]:
+    """The base's own test films, or why there are none."""
+    run = Path(settings.adaptation.base, SETTINGS_FILE)
+    if not run.is_file():
+        return None, f"the base has no {SETTINGS_FILE}, which says what it was trained on"
+    trained = yaml.safe_load(run.read_text(encoding="utf-8"))["settings"]
+    if settings.adaptation.base_data_dir:
+        trained["data"]["data_dir"] = settings.adaptation.base_data_dir
+    folder = trained["data"]["data_dir"]
+    if trained["data"]["dataset"] != "phantom" and not (folder and Path(folder).expanduser().exists()):
+        return (
+            None,
+            f"the base's data ({trained['data']['dataset']}) are not on this machine; name them by --base_data_dir",
+        )
+    data, labels = parse_groups((DataArguments, LabelArguments), [], None, trained["data"] | trained["labels"])
+    return prepare_split(data, labels, processor, Hierarchy.from_config(adapted.config), "test"), None

@@ -1,0 +1,145 @@
+"""A model adapted to a new hospital's films."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from numpy.typing import NDArray
+from timm.utils import unfreeze
+
+from hf_cxr.adaptation.adapters import adapt, trained_parameters
+from hf_cxr.adaptation.arguments import AdaptationSettings, shown
+from hf_cxr.adaptation.distillation import DistillingTrainer
+from hf_cxr.arguments import SettingsError
+from hf_cxr.data import FilmDataset
+from hf_cxr.films import Films, prepare
+from hf_cxr.growth import grow
+from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.inference import predict_logits
+from hf_cxr.loading import load_model, load_processor
+from hf_cxr.losses import balanced_pos_weight, build_loss
+from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
+from hf_cxr.predictions import probabilities
+from hf_cxr.runs import RunFolder
+from hf_cxr.verification import identity
+
+
+def prepare_adaptation(settings: AdaptationSettings) -> tuple[CXRPreTrainedModel, CXRImageProcessor, Films]:
+    """The base, its processor, and the hospital's films for its taxonomy and the map's new nodes.
+
+    Raises:
+        ModelError: the base cannot be loaded. Otherwise as `films.prepare`.
+    """
+    base, processor = load_model(settings.adaptation.base), load_processor(settings.adaptation.base)
+    processor.lateral = processor.lateral or settings.data.wants_lateral
+    seed = settings.training.seed
+    films = prepare(settings.data, settings.labels, processor, Hierarchy.from_config(base.config), seed=seed)
+    return base, processor, films
+
+
+def chosen_rows(films: Films, n_films: int | None, seed: int) -> NDArray[np.intp]:
+    """Which training films are used: the first of a seeded shuffle, so that fewer films are among the more.
+
+    Raises:
+        SettingsError: there are not as many.
+    """
+    available = len(films.decoded["train"])
+    if n_films is not None and n_films > available:
+        raise SettingsError(f"n_films is {n_films}; there are {available} training films")
+    return np.sort(np.random.default_rng(seed).permutation(available)[:n_films])
+
+
+def train_adaptation(
+    settings: AdaptationSettings, base: CXRPreTrainedModel, processor: CXRImageProcessor, films: Films, run: RunFolder
+) -> tuple[CXRPreTrainedModel, dict[str, Any]]:
+    """Grow, adapt and train; what was trained is saved in the run's folder and loaded from there.
+
+    Returns:
+        the model as it lies on the disk, and what `experiment.train_model` says of a training.
+    """
+    own = Hierarchy.from_config(base.config)
+    # The base's nodes stay what they were to it; how this hospital's films say them is the films' hierarchy's.
+    hierarchy = replace(own, nodes=(*own.nodes, *films.hierarchy.nodes[len(own.names) :]), name=films.hierarchy.name)
+    rows = chosen_rows(films, settings.adaptation.n_films, settings.training.seed)
+    train, validation = films.dataset("train", hierarchy.names, rows), films.dataset("validation", hierarchy.names)
+    model = grow(base, hierarchy, films.prevalence(hierarchy.names, rows))
+    model.config.adapted_from = {"name": shown(settings.adaptation.base), **identity(base)}
+    teacher = _teacher(model, train, len(own.names)) if settings.adaptation.distillation else None
+    adapted = adapt(model, settings.adapter)
+    n_trained, n_all = trained_parameters(adapted)
+    assert films.unclosed is not None
+    loss = build_loss(
+        settings.loss.loss,
+        hierarchy,
+        scale=settings.loss.penalty_scale,
+        edge_weight=settings.loss.edge_weight,
+        unclosed_labels_NL=torch.from_numpy(films.unclosed.values[rows]),
+        pos_weight_L=balanced_pos_weight(train.labels) if settings.loss.balanced_pos_weight else None,
+    )
+    arguments = copy.copy(settings.training)
+    trainer = DistillingTrainer(
+        adapted,
+        arguments,
+        loss,
+        train,
+        validation,
+        settings.augmentation,
+        teacher_NL=teacher if teacher is not None else torch.full(train.labels.shape, torch.nan),
+        weight=settings.adaptation.distillation,
+    )
+    resume_from = run.checkpoint(run.path)
+    output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    log = {
+        "seconds": output.metrics["train_runtime"],
+        "steps": trainer.state.global_step,
+        "steps_per_second": output.metrics["train_steps_per_second"],
+        "epochs": trainer.state.epoch,
+        "films": len(train),
+        "parameters": n_all,
+        "trained_parameters": n_trained,
+        "peak_memory_bytes": peak_memory(),
+        "processes": arguments.world_size,
+        "best_metric": trainer.state.best_metric,
+        "history": trainer.state.log_history,
+    }
+    if PartialState().is_main_process:
+        _save(adapted, processor, settings, run.path)
+    PartialState().wait_for_everyone()
+    return load_model(run.path), {"model": log}
+
+
+def _teacher(grown: CXRPreTrainedModel, train: FilmDataset, n_old: int) -> torch.Tensor:
+    """What the base says of the training films, uncalibrated, (N, L); NaN for outputs that it does not have."""
+    config = grown.config
+    kept, config.calibration = config.calibration, None
+    teacher = probabilities(predict_logits(grown, train, description="Asking the base"))
+    config.calibration = kept
+    teacher[:, n_old:] = np.nan
+    return torch.from_numpy(teacher)
+
+
+def _save(adapted: Any, processor: CXRImageProcessor, settings: AdaptationSettings, folder: Path) -> None:
+    if settings.adapter.method == "lora":
+        adapted.peft_config["default"].base_model_name_or_path = settings.adaptation.base
+        adapted.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+        adapted.get_base_model().config.save_pretrained(folder)
+    else:
+        unfreeze(adapted, ["backbone"])
+        adapted.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU's memory where there is one, else of this process's, at most so far."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
