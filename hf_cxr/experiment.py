@@ -174,14 +174,16 @@ def calibrated_logits(model: CXRPreTrainedModel, logits_NL: NDArray[np.float32])
 def prediction_table(
     model: CXRPreTrainedModel, films: Films, split: str, logits_NL: NDArray[np.float32]
 ) -> PredictionTable:
-    """Logits of a model on a split, with the split's films and their truth."""
+    """Logits of a model on a split, with the split's films and their truth; unknown for labels that these lack."""
     rows, encoded = films.decoded[split], films.labels[split]
-    order = [encoded.names.index(name) for name in model.config.label_names]
+    unknown = np.full(len(rows), np.nan)
+    truth_of = dict(zip(encoded.names, encoded.values.T, strict=True))
+    truth = [truth_of.get(name, unknown) for name in model.config.label_names]
     return PredictionTable(
         names=tuple(model.config.label_names),
         ids=np.asarray(rows["id"], dtype=object),
         patients=np.asarray(rows["patient"], dtype=object),
-        truth=encoded.values[:, order].astype(np.float64),
+        truth=np.stack(truth, axis=1).astype(np.float64),
         probability=probabilities(logits_NL),
         metadata=pd.DataFrame({name: list(rows[name]) for name in METADATA}),
     )

@@ -150,7 +150,7 @@ def encode(
     for name in hierarchy.of_kind("uncertain"):
         values[name] = 1 - _union([values[n] for n in hierarchy.of_kind(*OBSERVED_KINDS)])
     if hierarchy.gate:
-        values[hierarchy.gate] = _gate_truth(hierarchy, values, no_finding)
+        values[hierarchy.gate] = _gate_truth(hierarchy, values, no_finding, set(unannotated))
         if hierarchy.gate_definition == "not_no_finding":
             denied[hierarchy.gate] = values[hierarchy.gate] == 0
 
@@ -224,9 +224,14 @@ def _union(columns: list[FloatArray]) -> FloatArray:
     return np.where(decided, highest, np.nan).astype(np.float32)
 
 
-def _gate_truth(hierarchy: Hierarchy, values: dict[str, FloatArray], no_finding: FloatArray | None) -> FloatArray:
+def _gate_truth(
+    hierarchy: Hierarchy, values: dict[str, FloatArray], no_finding: FloatArray | None, unannotated: set[str]
+) -> FloatArray:
     if hierarchy.gate_definition == "any_finding":
-        return _union([values[n] for n in hierarchy.of_kind("finding")])
+        findings = set(hierarchy.of_kind("finding"))
+        # What the source never says is absent where something above it is: a hospital's finer distinctions.
+        implied = {n for n in findings & unannotated if hierarchy.ancestors(n) & findings - unannotated}
+        return _union([values[n] for n in hierarchy.of_kind("finding") if n not in implied])
     if no_finding is None:
         raise LabelError(
             "gate definition 'not_no_finding' needs a column 'No Finding', which this table does not have; "

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -179,3 +181,22 @@ def test_closed_labels_against_a_slow_loop(chexpert):
         film = dict(zip(columns, raw[row], strict=True))
         for name in (*columns, *chexpert.of_kind("group")):
             np.testing.assert_equal(float(result.values[row, result.names.index(name)]), slow(film, name), name)
+
+
+def test_a_finer_finding_that_the_source_lacks_is_absent_with_what_is_above_it(nih):
+    """A model adapted to a hospital with finer findings is evaluated on films that are labelled without them."""
+    below = Node("Bacterial pneumonia", "finding", ("Pneumonia",))
+    beside = Node("Fracture", "finding", ("Other",))
+    raw = np.zeros((3, len(nih.findings)))
+    raw[1, nih.findings.index("Mass")] = 1
+    raw[2, nih.findings.index("Pneumonia")] = np.nan
+    gates = {}
+    for node in (below, beside):
+        larger = replace(nih, nodes=(*nih.nodes, node))
+        gates[node.name] = encode(nih.findings, raw, larger, LabelPolicy()).values[:, 0]
+    np.testing.assert_array_equal(gates["Bacterial pneumonia"], [0, 1, np.nan])
+    np.testing.assert_array_equal(gates["Fracture"], [np.nan, 1, np.nan])
+    # where the source has the finer finding, it has to be known
+    said = np.column_stack([raw, [np.nan, np.nan, 1]])
+    gate = encode((*nih.findings, below.name), said, replace(nih, nodes=(*nih.nodes, below)), LabelPolicy()).values[:, 0]
+    np.testing.assert_array_equal(gate, [np.nan, 1, 1])

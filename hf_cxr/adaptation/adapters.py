@@ -15,8 +15,8 @@ from hf_cxr.models import CXRPreTrainedModel
 
 METHODS = ("lora", "head", "full")
 VARIANTS = ("lora", "rslora", "dora")
-TARGETS = {"cxr-densenet": r"backbone\..*\.conv\d$", "cxr-vit": r"backbone\..*\.attn\.(qkv|proj)$"}
-"""Layers that get an adapter by default: the numbered convolutions of residual and dense layers; attention."""
+TARGETS = {"cxr-densenet": r"backbone\..*\.conv[1-9]$", "cxr-vit": r"backbone\..*\.attn\.(qkv|proj)$"}
+"""Layers that get an adapter by default: the convolutions of residual and dense layers, not the stem; attention."""
 SAVED = "trunk"
 """The module of the head that is trained as a whole and saved with the adapter."""
 

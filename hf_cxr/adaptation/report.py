@@ -32,7 +32,7 @@ def report_change(
     split = "test" if "test" in films.decoded else "validation"
     name = films.joined.name if films.joined else settings.data.dataset
     annotated = films.joined.scored if films.joined else None
-    own, why = _own_films(settings, adapted, processor)
+    own, why = _own_films(settings, base, processor)
     training = log["model"]
     return ChangeReport(
         hospital=compare_models(
@@ -62,15 +62,17 @@ def report_change(
 
 def _side(model: CXRPreTrainedModel, films: Films, split: str) -> Side:
     table = prediction_table(model, films, split, calibrated_logits(model, uncalibrated_logits(model, films, split)))
-    points = model.config.operating_points
-    known = set(model.config.label_names)
-    hierarchy = replace(films.hierarchy, nodes=tuple(node for node in films.hierarchy.nodes if node.name in known))
+    points, own = model.config.operating_points, Hierarchy.from_config(model.config)
+    # The model's nodes, with the truth of groups and of the gate as these films have it.
+    here = {node.name: node for node in films.hierarchy.nodes}
+    nodes = tuple(here.get(node.name, node) for node in own.nodes)
+    hierarchy = replace(own, nodes=nodes, gate_definition=films.hierarchy.gate_definition)
     usable = points if points and points["split"] != split else None
     return Side(table, hierarchy, OperatingPoints(**usable) if usable else None)
 
 
 def _own_films(
-    settings: AdaptationSettings, adapted: CXRPreTrainedModel, processor: CXRImageProcessor
+    settings: AdaptationSettings, base: CXRPreTrainedModel, processor: CXRImageProcessor
 ) -> tuple[Films | None, str | None]:
     """The base's own test films, or why there are none."""
     run = Path(settings.adaptation.base, SETTINGS_FILE)
@@ -86,4 +88,4 @@ def _own_films(
             f"the base's data ({trained['data']['dataset']}) are not on this machine; name them by --base_data_dir",
         )
     data, labels = parse_groups((DataArguments, LabelArguments), [], None, trained["data"] | trained["labels"])
-    return prepare_split(data, labels, processor, Hierarchy.from_config(adapted.config), "test"), None
+    return prepare_split(data, labels, processor, Hierarchy.from_config(base.config), "test"), None

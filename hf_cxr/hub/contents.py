@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from hf_cxr.change.write import JSON as CHANGE_FILE
 from hf_cxr.errors import UserError
 from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE
 from hf_cxr.verification import FILE as VERIFICATION_FILE
@@ -34,6 +35,7 @@ PUBLISHED = (
     ADAPTER_WEIGHTS,
     REPORT_FILE,
     "eval_report_validation.json",
+    CHANGE_FILE,
     VERIFICATION_FILE,
     *FIGURES,
 )
@@ -45,6 +47,9 @@ KEPT = (
     "figures/hierarchy.png",
     "report.md",
     "report.html",
+    "change.md",
+    "change.html",
+    "figures/change_*.png",
     "emissions.csv",
     "*.log",
     "checkpoint-*/**",

@@ -52,6 +52,8 @@ def _base_model(source: CardSource) -> str | None:
     """An adapter's base, or where the first weights come from, as far as they are on the Hub."""
     if source.adapter is not None:
         return source.adapted
+    if adapted := source.config.adapted_from:
+        return adapted["name"] if "/" in adapted["name"] else None
     chosen = source.run["settings"]["model"]
     if chosen["backbone_weights"] != "hub":
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from hf_cxr.adaptation import AdaptationArguments, AdapterArguments, parse_adaptation
 from hf_cxr.arguments import DataArguments, LabelArguments, LossArguments, ModelArguments, parse_settings
 from hf_cxr.augmentation import AugmentationConfig
 from hf_cxr.hierarchy import taxonomy_names
@@ -16,24 +17,28 @@ ELSEWHERE = "FILE"
 """In place of a path: the file is the user's."""
 _GROUPS = {
     "data": DataArguments, "labels": LabelArguments, "model": ModelArguments, "loss": LossArguments,
-    "augmentation": AugmentationConfig, "training": CXRTrainingArguments,
+    "augmentation": AugmentationConfig, "training": CXRTrainingArguments, "adaptation": AdaptationArguments,
+    "adapter": AdapterArguments,
 }  # fmt: skip
 # Of the user and the machine, and without an influence on any figure.
 _PRIVATE = (
     "output_dir", "data_dir", "cache_dir", "logging_dir", "resume_from_checkpoint", "run_name", "project", "report_to",
-    "disable_tqdm", "num_proc", "dataloader_num_workers", "local_rank", "deepspeed", "fsdp", "fsdp_config",
+    "hospital", "base_data_dir", "disable_tqdm", "num_proc", "dataloader_num_workers", "local_rank", "deepspeed",
+    "fsdp", "fsdp_config",
 )  # fmt: skip
 
 
 def settings_file(settings: dict[str, Any]) -> str:
-    """YAML for `recipes/train.py`: every setting of a run that is not the default.
+    """YAML for `recipes/train.py`, or of an adaptation `recipes/finetune_lora.py`: every setting that is not the default.
 
     Folders are left out, and a path is `FILE`: a taxonomy, weights or a table of the user's own.
 
     Args:
         settings: of `run.yaml`.
     """
-    defaults = parse_settings([]).to_plain()
+    adapted = "adaptation" in settings
+    words = ["--base", "BASE", "--hospital", "MAP"]
+    defaults = (parse_adaptation(words) if adapted else parse_settings([])).to_plain()
     chosen: dict[str, Any] = {}
     for group, kind in _GROUPS.items():
         known = {field.name for field in fields(kind) if field.init}

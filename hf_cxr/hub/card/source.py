@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import yaml
 from transformers import AutoConfig
 
+from hf_cxr.change import ChangeError, ChangeReport
+from hf_cxr.change.write import JSON as CHANGE_FILE
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.hub.card.statements import CardError, Statement, read_statement
@@ -37,6 +39,7 @@ class CardSource:
         statement: on the data set of training. reported: name of the data set that is reported.
         own_code: whether the folder brings the models' code.
         adapter: `adapter_config.json`, None of a whole model.
+        change: what an adaptation changed, None of a model that was trained from the start.
     """
 
     report: EvalReport
@@ -51,6 +54,7 @@ class CardSource:
     reported: str
     own_code: bool
     adapter: dict[str, Any] | None = None
+    change: ChangeReport | None = None
 
     @property
     def adapted(self) -> str | None:
@@ -111,7 +115,19 @@ def read_source(folder: Path, run: Path | None = None, templates: Path | None = 
         reported=name if data["dataset"] == described["data"]["dataset"] else data["dataset"],
         own_code="auto_map" in plain,
         adapter=_read(folder / _ADAPTER_FILE, json.loads, "") if (folder / _ADAPTER_FILE).is_file() else None,
+        change=_change(folder, config),
     )
+
+
+def _change(folder: Path, config: CXRConfig) -> ChangeReport | None:
+    if config.adapted_from is None:
+        return None
+    try:
+        return ChangeReport.from_json(folder / CHANGE_FILE)
+    except (OSError, ChangeError) as error:
+        raise CardError(
+            f"{folder / CHANGE_FILE}, which recipes/finetune_lora.py writes, cannot be read: {error}"
+        ) from error
 
 
 def _read(path: Path, parse: Callable[[str], T], remedy: str) -> T:

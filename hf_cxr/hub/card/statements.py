@@ -24,7 +24,7 @@ class DataSet:
         title: for readers. of_patients: whether its films show anybody. labels: whose they are, in a sentence.
         hub_id: of a public copy on the Hub, None where there is none that may be named.
         official_test: films in its own test list, None where no such list is what papers report.
-        licence: metadata of a model that was trained on it.
+        licence: metadata of a model that was trained on it. use: what its terms leave, where they bind the weights.
     """
 
     title: str
@@ -33,6 +33,7 @@ class DataSet:
     hub_id: str | None = None
     official_test: int | None = None
     licence: dict[str, str] = field(default_factory=lambda: {"license": "apache-2.0"})
+    use: str = "research that is not commercial"
 
 
 DATA_SETS = {
@@ -53,6 +54,12 @@ DATA_SETS = {
             "license_name": "chexpert-research-use",
             "license_link": "https://stanfordmlgroup.github.io/competitions/chexpert/",
         },
+    ),
+    "hospital": DataSet(
+        "a hospital's own films",
+        "Its labels are the hospital's own words, in routine; nobody else has checked them.",
+        licence={"license": "other", "license_name": "as-the-institution-says"},
+        use="who may have them, and for what, is for the institution to say",
     ),
 }
 

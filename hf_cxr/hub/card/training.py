@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 
+from hf_cxr.change.words import verdict
 from hf_cxr.hub.card.reproduction import has_own_files
 from hf_cxr.hub.card.source import CardSource
 from hf_cxr.report.layout import NONE, Table
@@ -84,6 +85,16 @@ def _listed(counts: dict[str, Any]) -> str:
     return f" ({named})" if named else ""
 
 
+def adaptation(source: CardSource) -> list[str]:
+    """What the model was before, and what its adaptation changed; nothing of one that was trained from the start."""
+    if source.change is None:
+        return []
+    adapted = source.config.adapted_from
+    assert adapted is not None
+    before = f"It was {adapted['name']} before (weights {adapted['weights']}), and was adapted to other films."
+    return [before, *verdict(source.change)]
+
+
 def stages(source: CardSource) -> Table | None:
     """Size and length of what was trained; None where no report has it."""
     rows = [
@@ -138,13 +149,15 @@ def repeat(source: CardSource) -> str:
 
 def licence(source: CardSource) -> str:
     """Of the weights, and of those that training began with."""
-    about, first = source.statement.about, source.run["settings"]["model"]
+    about = source.statement.about
     said = (
         "Weights: Apache-2.0, as is the code."
         if about.licence["license"] == "apache-2.0"
-        else f"The weights are bound by the terms of {about.title}, above: research that is not commercial. "
-        "Code: Apache-2.0."
+        else f"The weights are bound by the terms of {about.title}, above: {about.use}. Code: Apache-2.0."
     )
+    if adapted := source.config.adapted_from:
+        return f"{said} Training began with the weights of {adapted['name']}, whose terms hold, too."
+    first = source.run["settings"]["model"]
     weights = first["backbone_weights"]
     if weights is None:
         return f"{said} Training began with random weights."

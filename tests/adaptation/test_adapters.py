@@ -1,0 +1,108 @@
+"""What is trained, and that what is saved is what was trained."""
+
+import pytest
+import torch
+
+from hf_cxr.adaptation import AdapterArguments, AdapterError, adapt, trained_parameters
+from hf_cxr.loading import load_model
+from tests.conftest import BACKBONES
+
+N_FILMS = 6
+
+
+@pytest.fixture
+def films():
+    return torch.randn(N_FILMS, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def train(model, films, steps=3):
+    """Some steps in training mode, on anything."""
+    model.train()
+    chosen = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(chosen, lr=5.0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(pixel_values=films * 3 + 1).logits.sigmoid().sub(0.3).square().mean().backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
+@pytest.mark.parametrize(("kind", "head"), [("densenet", "plain"), ("densenet", "r1"), ("vit", "plain")])
+def test_an_adapter_comes_back_to_the_last_bit(make_model, films, tmp_path, kind, head, variant):
+    base = make_model(kind, head=head, link="conditional").eval()
+    with torch.no_grad():
+        base(films * 2)  # statistics of batch norms other than the initial ones
+    base.save_pretrained(tmp_path / "base")
+    base = load_model(tmp_path / "base")
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    adapted = adapt(base, AdapterArguments(lora_rank=2, lora_variant=variant))
+    train(adapted, films)
+    with torch.no_grad():
+        expected = adapted(pixel_values=films).logits
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.get_base_model().config.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        loaded = load_model(tmp_path / "adapter")(films).logits
+        unchanged = load_model(tmp_path / "base")(films).logits
+    # merged weights are rounded once more than weight and adapter apart
+    torch.testing.assert_close(loaded, expected, atol=1e-5, rtol=1e-4)
+    assert (loaded - unchanged).abs().max() > 1e-3
+    moved = {
+        name
+        for name, value in load_model(tmp_path / "base").state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert not moved
+    from peft import PeftModel
+
+    again = PeftModel.from_pretrained(load_model(tmp_path / "base"), tmp_path / "adapter").eval()
+    from timm.utils import freeze
+
+    freeze(again.base_model.model, ["backbone"])
+    with torch.no_grad():
+        assert torch.equal(again(pixel_values=films).logits, expected)
+
+
+@pytest.mark.parametrize("kind", list(BACKBONES))
+@pytest.mark.parametrize("method", ["head", "full"])
+def test_head_and_everything(make_model, films, tmp_path, kind, method):
+    base = make_model(kind).eval()
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    adapted = train(adapt(base, AdapterArguments(method=method)), films)
+    n_trained, n_all = trained_parameters(adapted)
+    n_head = sum(p.numel() for p in adapted.head.parameters())
+    assert n_trained == (n_head if method == "head" else n_all)
+    moved = {name for name, value in adapted.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("head.trunk") for name in moved)
+    assert any(name.startswith("backbone") for name in moved) is (method == "full")
+
+
+def test_an_adapters_parameters_are_counted(make_model):
+    base = make_model()
+    n_base = sum(p.numel() for p in base.parameters())
+    n_head = sum(p.numel() for p in base.head.parameters())
+    adapted = adapt(base, AdapterArguments(lora_rank=2))
+    n_trained, n_all = trained_parameters(adapted)
+    lora = {name: p for name, p in adapted.named_parameters() if "lora_" in name}
+    assert {name.rsplit(".lora_", 1)[0].rsplit(".", 1)[1] for name in lora} == {"conv1", "conv2"}
+    assert n_trained == sum(p.numel() for p in lora.values()) + n_head
+    # batch norms are counted where they are trained: frozen ones are no parameters
+    assert n_base < n_all + 1000
+    assert n_all < n_base + n_trained
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "prompt"}, "method: got 'prompt', expected one of lora, head, full"),
+        ({"lora_variant": "ia3"}, "lora_variant: got 'ia3'"),
+        ({"lora_rank": 0}, "a rank of at least 1"),
+        ({"lora_targets": r".*\.conv7"}, "fits no layer of densenet121, whose last are .*conv2"),
+        ({"lora_targets": r"backbone\..*\.norm1"}, "on densenet121: .*not supported"),
+    ],
+)
+def test_what_cannot_be_adapted(make_model, settings, message):
+    with pytest.raises(AdapterError, match=message):
+        adapt(make_model(), AdapterArguments(**settings))
