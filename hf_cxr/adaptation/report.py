@@ -10,7 +10,7 @@ import yaml
 
 from hf_cxr.adaptation.arguments import AdaptationSettings
 from hf_cxr.arguments import DataArguments, LabelArguments, parse_groups
-from hf_cxr.change import ChangeReport, Cost, Side, compare_models
+from hf_cxr.change import ChangeReport, Cost, Side, annotated_labels, compare_models
 from hf_cxr.experiment import calibrated_logits, prediction_table, uncalibrated_logits
 from hf_cxr.films import Films, prepare_split
 from hf_cxr.hierarchy import Hierarchy
@@ -31,13 +31,11 @@ def report_change(
     """Both models on the hospital's test films, and on the base's where these are at hand."""
     split = "test" if "test" in films.decoded else "validation"
     name = films.joined.name if films.joined else settings.data.dataset
-    annotated = films.joined.scored if films.joined else None
     own, why = _own_films(settings, base, processor)
     training = log["model"]
+    here = compare_models(f"{split} films of {name}", _side(base, films, split), _side(adapted, films, split))
     return ChangeReport(
-        hospital=compare_models(
-            f"{split} films of {name}", _side(base, films, split), _side(adapted, films, split), annotated=annotated
-        ),
+        hospital=here,
         cost=Cost(
             method=settings.adapter.method,
             trained_parameters=training["trained_parameters"],
@@ -53,7 +51,7 @@ def report_change(
             f"test films of {own.provenance['dataset']}",
             _side(base, own, "test"),
             _side(adapted, own, "test"),
-            annotated=annotated,
+            annotated=annotated_labels(here),
         ),
         base_undefined=why,
         provenance=provenance,

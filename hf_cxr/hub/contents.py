@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from hf_cxr.change.write import JSON as CHANGE_FILE
+from hf_cxr.change import CHANGE_FILE
 from hf_cxr.errors import UserError
 from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE
 from hf_cxr.verification import FILE as VERIFICATION_FILE

@@ -29,7 +29,7 @@ _PRIVATE = (
 
 
 def settings_file(settings: dict[str, Any]) -> str:
-    """YAML for `recipes/train.py`, or of an adaptation `recipes/finetune_lora.py`: every setting that is not the default.
+    """YAML for `recipes/train.py`, or of an adaptation `finetune_lora.py`: every setting that is not the default.
 
     Folders are left out, and a path is `FILE`: a taxonomy, weights or a table of the user's own.
 

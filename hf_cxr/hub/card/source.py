@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from transformers import AutoConfig
 
-from hf_cxr.change import ChangeError, ChangeReport
-from hf_cxr.change.write import JSON as CHANGE_FILE
+from hf_cxr.change import CHANGE_FILE, ChangeError, ChangeReport
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.hub.card.statements import CardError, Statement, read_statement

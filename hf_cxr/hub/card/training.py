@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 
-from hf_cxr.change.words import verdict
+from hf_cxr.change import verdict
 from hf_cxr.hub.card.reproduction import has_own_files
 from hf_cxr.hub.card.source import CardSource
 from hf_cxr.report.layout import NONE, Table
