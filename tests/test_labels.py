@@ -198,5 +198,7 @@ def test_a_finer_finding_that_the_source_lacks_is_absent_with_what_is_above_it(n
     np.testing.assert_array_equal(gates["Fracture"], [np.nan, 1, np.nan])
     # where the source has the finer finding, it has to be known
     said = np.column_stack([raw, [np.nan, np.nan, 1]])
-    gate = encode((*nih.findings, below.name), said, replace(nih, nodes=(*nih.nodes, below)), LabelPolicy()).values[:, 0]
+    gate = encode((*nih.findings, below.name), said, replace(nih, nodes=(*nih.nodes, below)), LabelPolicy()).values[
+        :, 0
+    ]
     np.testing.assert_array_equal(gate, [np.nan, 1, 1])

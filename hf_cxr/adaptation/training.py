@@ -17,17 +17,14 @@ from timm.utils import unfreeze
 
 from hf_cxr.adaptation.adapters import adapt, trained_parameters
 from hf_cxr.adaptation.arguments import AdaptationSettings, shown
-from hf_cxr.adaptation.distillation import DistillingTrainer
+from hf_cxr.adaptation.distillation import DistillingTrainer, scores
 from hf_cxr.arguments import SettingsError
-from hf_cxr.data import FilmDataset
 from hf_cxr.films import Films, prepare
 from hf_cxr.growth import grow
 from hf_cxr.hierarchy import Hierarchy
-from hf_cxr.inference import predict_logits
 from hf_cxr.loading import load_model, load_processor
 from hf_cxr.losses import balanced_pos_weight, build_loss
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
-from hf_cxr.predictions import probabilities
 from hf_cxr.runs import RunFolder
 from hf_cxr.verification import identity
 
@@ -72,7 +69,9 @@ def train_adaptation(
     train, validation = films.dataset("train", hierarchy.names, rows), films.dataset("validation", hierarchy.names)
     model = grow(base, hierarchy, films.prevalence(hierarchy.names, rows))
     model.config.adapted_from = {"name": shown(settings.adaptation.base), **identity(base)}
-    teacher = _teacher(model, train, len(own.names)) if settings.adaptation.distillation else None
+    teacher = torch.full(train.labels.shape, torch.nan)
+    if settings.adaptation.distillation:
+        teacher[:, : len(own.names)] = scores(model, train).sigmoid()[:, : len(own.names)]
     adapted = adapt(model, settings.adapter)
     n_trained, n_all = trained_parameters(adapted)
     assert films.unclosed is not None
@@ -92,7 +91,7 @@ def train_adaptation(
         train,
         validation,
         settings.augmentation,
-        teacher_NL=teacher if teacher is not None else torch.full(train.labels.shape, torch.nan),
+        teacher_NL=teacher,
         weight=settings.adaptation.distillation,
     )
     resume_from = run.checkpoint(run.path)
@@ -114,16 +113,6 @@ def train_adaptation(
         _save(adapted, processor, settings, run.path)
     PartialState().wait_for_everyone()
     return load_model(run.path), {"model": log}
-
-
-def _teacher(grown: CXRPreTrainedModel, train: FilmDataset, n_old: int) -> torch.Tensor:
-    """What the base says of the training films, uncalibrated, (N, L); NaN for outputs that it does not have."""
-    config = grown.config
-    kept, config.calibration = config.calibration, None
-    teacher = probabilities(predict_logits(grown, train, description="Asking the base"))
-    config.calibration = kept
-    teacher[:, n_old:] = np.nan
-    return torch.from_numpy(teacher)
 
 
 def _save(adapted: Any, processor: CXRImageProcessor, settings: AdaptationSettings, folder: Path) -> None:

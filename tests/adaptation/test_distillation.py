@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_cxr.adaptation.distillation import DistillingTrainer, distillation_loss
+from hf_cxr.adaptation.distillation import DistillingTrainer, distillation_loss, scores
 from hf_cxr.inference import predict_logits
 from hf_cxr.losses import MaskedBCELoss
 from hf_cxr.training_arguments import CXRTrainingArguments
@@ -36,9 +36,19 @@ def test_a_teacher_who_is_sure_makes_no_nan(sure):
     assert torch.isfinite(logits.grad).all()
 
 
+@pytest.mark.parametrize("link", ["flat", "conditional"])
+def test_scores_are_what_the_link_reads(make_model, nih, link):
+    model, films = make_model(link=link), Films(nih, n_films=5)
+    logits = torch.from_numpy(predict_logits(model, films))
+    before = scores(model, films)
+    with torch.no_grad():
+        torch.testing.assert_close(model.head.link(before), logits, atol=1e-6, rtol=0)
+    assert torch.equal(torch.from_numpy(predict_logits(model, films)), logits)  # the model is as it was
+
+
 def forgotten(make_model, nih, tmp_path, weight):
-    """How far a model's opinion moves on labels that are never known, when others are trained."""
-    model = make_model(link="flat")
+    """How far a model's scores move on labels that are never known, when others are trained."""
+    model = make_model(link="conditional")
     with torch.no_grad():
         model.head.trunk.classifier.weight.mul_(30)  # opinions that differ between films
     films = Films(nih, n_films=32)
@@ -46,7 +56,7 @@ def forgotten(make_model, nih, tmp_path, weight):
     labels = torch.full_like(films.labels, torch.nan)
     labels[:, known] = films.labels[:, known]
     films.labels = labels
-    before = torch.from_numpy(predict_logits(model, films)).sigmoid()
+    before = scores(model, films).sigmoid()
     arguments = CXRTrainingArguments(
         output_dir=str(tmp_path / str(weight)), num_train_epochs=12, per_device_train_batch_size=8, learning_rate=1e-1,
         metric_for_best_model="loss", disable_tqdm=True, gradient_accumulation_steps=2, save_strategy="no",
@@ -54,7 +64,7 @@ def forgotten(make_model, nih, tmp_path, weight):
     )  # fmt: skip
     trainer = DistillingTrainer(model, arguments, MaskedBCELoss(), films, films, teacher_NL=before, weight=weight)
     trainer.train()
-    after = torch.from_numpy(predict_logits(model, films)).sigmoid()
+    after = scores(model, films).sigmoid()
     unknown = [i for i in range(len(nih.names)) if i not in known]
     log = trainer.state.log_history
     return (after - before)[:, unknown].abs().mean().item(), [e["loss_distillation"] for e in log if "loss" in e]
