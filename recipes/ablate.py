@@ -10,19 +10,17 @@ output folder gets `<arm>/s<seed>/` (whole runs), and at the end `ablation.json`
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from hf_cxr.ablation import AblationError, Plan, Run, check
+from hf_cxr.ablation import Plan, check
 from hf_cxr.ablation_results import markdown, summarise
 from hf_cxr.errors import run_recipe
 from hf_cxr.figures import ablation_differences
-from hf_cxr.runs import SETTINGS_FILE
+from hf_cxr.launching import launch_run
 
 TRAIN = Path(__file__).with_name("train.py")
 
@@ -44,7 +42,8 @@ def main() -> None:
     waiting = [run for run in runs if not run.finished]
     print(f"{len(plan.arms)} arms × {len(plan.seeds)} seeds: {len(runs)} runs, {len(runs) - len(waiting)} finished")
     with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = pool.map(lambda run: train(run, options.accelerate_config, options.jobs), waiting)
+        launch = partial(launch_run, TRAIN, accelerate_config=options.accelerate_config, jobs=options.jobs)
+        jobs = pool.map(lambda run: launch(run.folder, run.words), waiting)
         for _ in tqdm(jobs, total=len(waiting), desc="runs"):
             pass
     summary = summarise(plan, runs, options.n_resamples)
@@ -56,32 +55,6 @@ def main() -> None:
     print(f"\n{text}")
     for name in ("ablation.md", "ablation.json", "ablation.png"):
         print(f"{name:14} {(folder / name).resolve()}")
-
-
-def train(run: Run, accelerate_config: Path | None, jobs: int) -> None:
-    """One run in a process of its own, its output in `<folder>.log`.
-
-    Raises:
-        AblationError: it failed; says where its log is.
-    """
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
-    launch = ["--config_file", str(accelerate_config)] if accelerate_config else ["--num_processes", "1"]
-    words = [*run.words, "--output_dir", str(run.folder), "--disable_tqdm", "true"]
-    if (run.folder / SETTINGS_FILE).is_file():
-        words += ["--resume", "true"]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
-    log = run.folder.with_name(f"{run.folder.name}.log")
-    with log.open("a", encoding="utf-8") as stream:
-        command = [sys.executable, "-m", "accelerate.commands.launch", *launch, str(TRAIN), *words]
-        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False)
-    if done.returncode:
-        lines = log.read_text(encoding="utf-8").splitlines()
-        # The launcher's own complaint comes last, what the run said of itself before it.
-        said = [line for line in lines if "Error: " in line and "CalledProcessError" not in line]
-        raise AblationError(
-            f"arm {run.arm}, seed {run.seed} failed ({said[-1] if said else lines[-1]}); its log: {log.resolve()}"
-        )
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ ALLOWED = {
     "hospital_taxonomy": {"data", "hierarchy"},
     "verification": {"data", "models"},
     "energy": set(),
+    "launching": {"runs"},
     "growth": {"hierarchy", "models"},
     "loading": {"growth", "models", "verification"},
     "refitting": {"calibration", "hierarchy", "metrics", "operating_points", "predictions"},

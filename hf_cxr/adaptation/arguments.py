@@ -30,6 +30,10 @@ class AdaptationArguments:
     n_films: int | None = field(
         default=None, metadata={"help": "Train on this many films, drawn by the seed; default: all."}
     )
+    epoch_films: int = field(
+        default=320,
+        metadata={"help": "An epoch has at least as many; fewer films come repeatedly, augmented otherwise."},
+    )
     distillation: float = field(
         default=1.0,
         metadata={"help": "Weight with which the base's opinion is kept where a label is unknown; 0: none."},
@@ -46,9 +50,10 @@ class AdaptationArguments:
             raise SettingsError(
                 "base is missing: name the model to adapt, a run's folder or a name on the Hub (--base)"
             )
-        if self.distillation < 0 or (self.n_films is not None and self.n_films < 1):
+        if self.distillation < 0 or self.epoch_films < 1 or (self.n_films is not None and self.n_films < 1):
             raise SettingsError(
-                f"distillation {self.distillation}, n_films {self.n_films}: expected 0 or more, and at least 1 film"
+                f"distillation {self.distillation}, epoch_films {self.epoch_films}, n_films {self.n_films}: expected 0 "
+                "or more, and at least 1 film"
             )
 
 

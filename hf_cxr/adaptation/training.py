@@ -17,7 +17,7 @@ from timm.utils import unfreeze
 
 from hf_cxr.adaptation.adapters import adapt, trained_parameters
 from hf_cxr.adaptation.arguments import AdaptationSettings, shown
-from hf_cxr.adaptation.distillation import DistillingTrainer, scores
+from hf_cxr.adaptation.distillation import DistillingTrainer, opinion
 from hf_cxr.arguments import SettingsError
 from hf_cxr.films import Films, prepare
 from hf_cxr.growth import grow
@@ -66,12 +66,14 @@ def train_adaptation(
     # The base's nodes stay what they were to it; how this hospital's films say them is the films' hierarchy's.
     hierarchy = replace(own, nodes=(*own.nodes, *films.hierarchy.nodes[len(own.names) :]), name=films.hierarchy.name)
     rows = chosen_rows(films, settings.adaptation.n_films, settings.training.seed)
+    n_films = len(rows)
+    rows = np.tile(rows, -(-settings.adaptation.epoch_films // n_films))
     train, validation = films.dataset("train", hierarchy.names, rows), films.dataset("validation", hierarchy.names)
     model = grow(base, hierarchy, films.prevalence(hierarchy.names, rows))
     model.config.adapted_from = {"name": shown(settings.adaptation.base), **identity(base)}
     teacher = torch.full(train.labels.shape, torch.nan)
     if settings.adaptation.distillation:
-        teacher[:, : len(own.names)] = scores(model, train).sigmoid()[:, : len(own.names)]
+        teacher[:, : len(own.names)] = opinion(model, train)[:, : len(own.names)]
     adapted = adapt(model, settings.adapter)
     n_trained, n_all = trained_parameters(adapted)
     assert films.unclosed is not None
@@ -101,7 +103,7 @@ def train_adaptation(
         "steps": trainer.state.global_step,
         "steps_per_second": output.metrics["train_steps_per_second"],
         "epochs": trainer.state.epoch,
-        "films": len(train),
+        "films": n_films,
         "parameters": n_all,
         "trained_parameters": n_trained,
         "peak_memory_bytes": peak_memory(),

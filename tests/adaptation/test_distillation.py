@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_cxr.adaptation.distillation import DistillingTrainer, distillation_loss, scores
+from hf_cxr.adaptation.distillation import DistillingTrainer, distillation_loss, opinion
 from hf_cxr.inference import predict_logits
 from hf_cxr.losses import MaskedBCELoss
 from hf_cxr.training_arguments import CXRTrainingArguments
@@ -36,18 +36,18 @@ def test_a_teacher_who_is_sure_makes_no_nan(sure):
     assert torch.isfinite(logits.grad).all()
 
 
-@pytest.mark.parametrize("link", ["flat", "conditional"])
-def test_scores_are_what_the_link_reads(make_model, nih, link):
-    model, films = make_model(link=link), Films(nih, n_films=5)
-    logits = torch.from_numpy(predict_logits(model, films))
-    before = scores(model, films)
-    with torch.no_grad():
-        torch.testing.assert_close(model.head.link(before), logits, atol=1e-6, rtol=0)
-    assert torch.equal(torch.from_numpy(predict_logits(model, films)), logits)  # the model is as it was
+def test_the_opinion_is_the_uncalibrated_one_and_the_model_stays(make_model, nih):
+    model, films = make_model(link="conditional"), Films(nih, n_films=5)
+    plain = torch.from_numpy(predict_logits(model, films))
+    model.config.calibration = {"coefficients": dict.fromkeys(nih.names, (2.0, 2.0, 1.0))}
+    calibrated = torch.from_numpy(predict_logits(model, films))
+    assert torch.equal(opinion(model, films), plain.sigmoid())
+    assert not torch.equal(plain, calibrated)
+    assert torch.equal(torch.from_numpy(predict_logits(model, films)), calibrated)
 
 
 def forgotten(make_model, nih, tmp_path, weight):
-    """How far a model's scores move on labels that are never known, when others are trained."""
+    """How far a model's opinion moves on labels that are never known, when others are trained."""
     model = make_model(link="conditional")
     with torch.no_grad():
         model.head.trunk.classifier.weight.mul_(30)  # opinions that differ between films
@@ -56,7 +56,7 @@ def forgotten(make_model, nih, tmp_path, weight):
     labels = torch.full_like(films.labels, torch.nan)
     labels[:, known] = films.labels[:, known]
     films.labels = labels
-    before = scores(model, films).sigmoid()
+    before = opinion(model, films)
     arguments = CXRTrainingArguments(
         output_dir=str(tmp_path / str(weight)), num_train_epochs=12, per_device_train_batch_size=8, learning_rate=1e-1,
         metric_for_best_model="loss", disable_tqdm=True, gradient_accumulation_steps=2, save_strategy="no",
@@ -64,7 +64,7 @@ def forgotten(make_model, nih, tmp_path, weight):
     )  # fmt: skip
     trainer = DistillingTrainer(model, arguments, MaskedBCELoss(), films, films, teacher_NL=before, weight=weight)
     trainer.train()
-    after = scores(model, films).sigmoid()
+    after = opinion(model, films)
     unknown = [i for i in range(len(nih.names)) if i not in known]
     log = trainer.state.log_history
     return (after - before)[:, unknown].abs().mean().item(), [e["loss_distillation"] for e in log if "loss" in e]
