@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
-from timm.utils import freeze
+from timm.utils import freeze, unfreeze
 from torch import nn
 
 from hf_cxr.errors import UserError
@@ -38,6 +39,10 @@ class AdapterArguments:
         default=None, metadata={"help": "Regular expression of the layers' full names; default: by the backbone."}
     )
 
+    merge: bool = field(
+        default=False, metadata={"help": "Save a whole model with the adapter merged in, which needs no base."}
+    )
+
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("method", self.method, METHODS),
@@ -45,6 +50,10 @@ class AdapterArguments:
         ):
             if value not in allowed:
                 raise AdapterError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}")
+        if self.merge and self.method != "lora":
+            raise AdapterError(
+                f"merge: there is no adapter to merge with method {self.method}, which saves a whole model"
+            )
         if self.lora_rank < 1 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
             raise AdapterError(
                 f"lora_rank {self.lora_rank}, lora_alpha {self.lora_alpha}, lora_dropout {self.lora_dropout}: expected "
@@ -89,6 +98,23 @@ def adapt(model: CXRPreTrainedModel, arguments: AdapterArguments) -> Any:
         return get_peft_model(model, config)
     except ValueError as error:
         raise AdapterError(f"lora_targets {pattern!r} on {model.config.backbone}: {error}") from error
+
+
+def save(adapted: Any, arguments: AdapterArguments, base: str, folder: Path) -> None:
+    """Write what was trained: the adapter with its own config beside it, or a whole model.
+
+    Args:
+        adapted: of `adapt`, trained. base: the model's folder or name, which the adapter needs.
+    """
+    if arguments.method == "lora" and not arguments.merge:
+        adapted.peft_config["default"].base_model_name_or_path = base
+        adapted.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+        adapted.get_base_model().config.save_pretrained(folder)
+        return
+    whole = adapted.merge_and_unload() if arguments.method == "lora" else adapted
+    unfreeze(whole, ["backbone"])  # batch norms are themselves again, under the names that a checkpoint has
+    whole.save_pretrained(folder)
 
 
 def trained_parameters(model: nn.Module) -> tuple[int, int]:

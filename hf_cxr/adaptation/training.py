@@ -6,16 +6,14 @@ import copy
 import resource
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
-from timm.utils import unfreeze
 
-from hf_cxr.adaptation.adapters import adapt, trained_parameters
+from hf_cxr.adaptation.adapters import adapt, save, trained_parameters
 from hf_cxr.adaptation.arguments import AdaptationSettings, shown
 from hf_cxr.adaptation.distillation import DistillingTrainer, opinion
 from hf_cxr.arguments import SettingsError
@@ -112,21 +110,10 @@ def train_adaptation(
         "history": trainer.state.log_history,
     }
     if PartialState().is_main_process:
-        _save(adapted, processor, settings, run.path)
+        save(adapted, settings.adapter, settings.adaptation.base, run.path)
+        processor.save_pretrained(run.path)
     PartialState().wait_for_everyone()
     return load_model(run.path), {"model": log}
-
-
-def _save(adapted: Any, processor: CXRImageProcessor, settings: AdaptationSettings, folder: Path) -> None:
-    if settings.adapter.method == "lora":
-        adapted.peft_config["default"].base_model_name_or_path = settings.adaptation.base
-        adapted.save_pretrained(folder)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
-        adapted.get_base_model().config.save_pretrained(folder)
-    else:
-        unfreeze(adapted, ["backbone"])
-        adapted.save_pretrained(folder)
-    processor.save_pretrained(folder)
 
 
 def peak_memory() -> int:

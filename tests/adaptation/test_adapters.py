@@ -1,9 +1,14 @@
 """What is trained, and that what is saved is what was trained."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from peft import PeftModel
+from timm.utils import freeze
 
 from hf_cxr.adaptation import AdapterArguments, AdapterError, adapt, trained_parameters
+from hf_cxr.adaptation.adapters import save
 from hf_cxr.loading import load_model
 from tests.conftest import BACKBONES
 
@@ -36,13 +41,12 @@ def test_an_adapter_comes_back_to_the_last_bit(make_model, films, tmp_path, kind
     base.save_pretrained(tmp_path / "base")
     base = load_model(tmp_path / "base")
     before = {name: value.clone() for name, value in base.state_dict().items()}
-    adapted = adapt(base, AdapterArguments(lora_rank=2, lora_variant=variant))
+    arguments = AdapterArguments(lora_rank=2, lora_variant=variant)
+    adapted = adapt(base, arguments)
     train(adapted, films)
     with torch.no_grad():
         expected = adapted(pixel_values=films).logits
-    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
-    adapted.save_pretrained(tmp_path / "adapter")
-    adapted.get_base_model().config.save_pretrained(tmp_path / "adapter")
+    save(adapted, arguments, str(tmp_path / "base"), tmp_path / "adapter")
     with torch.no_grad():
         loaded = load_model(tmp_path / "adapter")(films).logits
         unchanged = load_model(tmp_path / "base")(films).logits
@@ -55,14 +59,16 @@ def test_an_adapter_comes_back_to_the_last_bit(make_model, films, tmp_path, kind
         if not torch.equal(value, before[name])
     }
     assert not moved
-    from peft import PeftModel
 
     again = PeftModel.from_pretrained(load_model(tmp_path / "base"), tmp_path / "adapter").eval()
-    from timm.utils import freeze
-
     freeze(again.base_model.model, ["backbone"])
     with torch.no_grad():
         assert torch.equal(again(pixel_values=films).logits, expected)
+
+    save(adapted, replace(arguments, merge=True), "", tmp_path / "merged")
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "merged")(films).logits, loaded)
 
 
 @pytest.mark.parametrize("kind", list(BACKBONES))
@@ -77,6 +83,10 @@ def test_head_and_everything(make_model, films, tmp_path, kind, method):
     moved = {name for name, value in adapted.state_dict().items() if not torch.equal(value, before[name])}
     assert any(name.startswith("head.trunk") for name in moved)
     assert any(name.startswith("backbone") for name in moved) is (method == "full")
+    with torch.no_grad():
+        expected = adapted(films).logits
+        save(adapted, AdapterArguments(method=method), "", tmp_path / "saved")
+        torch.testing.assert_close(load_model(tmp_path / "saved")(films).logits, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_an_adapters_parameters_are_counted(make_model):
@@ -98,6 +108,7 @@ def test_an_adapters_parameters_are_counted(make_model):
     [
         ({"method": "prompt"}, "method: got 'prompt', expected one of lora, head, full"),
         ({"lora_variant": "ia3"}, "lora_variant: got 'ia3'"),
+        ({"method": "head", "merge": True}, "there is no adapter to merge with method head"),
         ({"lora_rank": 0}, "a rank of at least 1"),
         ({"lora_targets": r".*\.conv7"}, "fits no layer of densenet121, whose last are .*conv2"),
         ({"lora_targets": r"backbone\..*\.norm1"}, "on densenet121: .*not supported"),
