@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from transformers import AutoModelForImageClassification
 from hf_cxr import figures
 from hf_cxr.arguments import Settings
 from hf_cxr.evaluation import EvalReport, is_composed
+from hf_cxr.film_reference import FilmReference, FilmReferenceError
 from hf_cxr.films import Films, image_statistics
 from hf_cxr.full_report import full_report
 from hf_cxr.hierarchy import Hierarchy
-from hf_cxr.inference import predict_logits
+from hf_cxr.inference import pooled_features, predict_logits
 from hf_cxr.labels import LabelError
 from hf_cxr.losses import balanced_pos_weight, build_loss
 from hf_cxr.models import (
@@ -256,6 +258,7 @@ def report_run(
         also(reported)
     if PartialState().is_main_process:
         saved.config.save_pretrained(folder)
+        _remember_films(saved, films, folder)
         verify_with(saved, CXRImageProcessor.from_pretrained(folder)).save(folder)
         for split, table in tables.items():
             table.to_csv(folder / f"predictions_{split}.csv")
@@ -265,6 +268,14 @@ def report_run(
         run.remove_checkpoints()
         reported.to_json(folder / REPORT_FILE)
     return reported
+
+
+def _remember_films(saved: CXRPreTrainedModel, films: Films, folder: Path) -> None:
+    """Keep what the validation films look like, by which other films can be judged (`recipes/check_data.py`)."""
+    pixels = films.pixels("validation")
+    with suppress(FilmReferenceError):  # too few films: nothing is known then, and whoever asks is told so
+        patients = films.decoded["validation"]["patient"]
+        FilmReference.fit(pixels, pooled_features(saved, pixels), patients).save(folder)
 
 
 def _draw(

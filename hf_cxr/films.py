@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 
 from hf_cxr.arguments import DataArguments, PolicyArguments, Settings, SettingsError
 from hf_cxr.data import FilmDataset, decode, findings_matrix, load_splits, map_of
@@ -44,6 +46,12 @@ class Films:
         if rows is not None:
             values, decoded = values[rows], decoded.select(rows)
         return FilmDataset(decoded, values)
+
+    def pixels(self, split: str) -> NDArray[np.uint8]:
+        """All films of a split, (N, S, S), in memory."""
+        raw = self.decoded[split]["pixels"][:]
+        side = math.isqrt(len(raw[0]))
+        return np.frombuffer(bytearray().join(raw), dtype=np.uint8).reshape(len(raw), side, side)
 
     def prevalence(self, names: tuple[str, ...], rows: Any = None) -> dict[str, float]:
         """Mean training target of each label over the films (or these rows) where it is known."""

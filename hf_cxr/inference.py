@@ -71,3 +71,18 @@ def batches(
         rows = list(range(start, min(start + batch_size, mine.stop)))
         pixels = torch.stack([film["pixel_values"] for film in films.__getitems__(rows)]).to(state.device)
         yield rows, pixels, normalise(pixels, model.config.image_mean, model.config.image_std).to(model.dtype)
+
+
+@torch.no_grad()
+def pooled_features(model: CXRPreTrainedModel, pixels_NSS: NDArray[np.uint8], batch: int = 64) -> Any:
+    """(N, C) float32 pooled features of films as the processor prepares them; None of a model without (two stages)."""
+    model.eval()
+    config, parts = model.config, []
+    for start in range(0, len(pixels_NSS), batch):
+        films = torch.from_numpy(pixels_NSS[start : start + batch])[:, None]
+        inputs = normalise(films, config.image_mean, config.image_std)
+        pooled = model(inputs.to(model.device, model.dtype)).pooler_output
+        if pooled is None:
+            return None
+        parts.append(pooled.float().cpu().numpy())
+    return np.concatenate(parts)

@@ -14,6 +14,7 @@ import yaml
 
 from hf_cxr.change import CHANGE_FILE
 from hf_cxr.errors import UserError
+from hf_cxr.film_reference import REFERENCE_FILE
 from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE
 from hf_cxr.verification import FILE as VERIFICATION_FILE
 
@@ -37,6 +38,7 @@ PUBLISHED = (
     "eval_report_validation.json",
     CHANGE_FILE,
     VERIFICATION_FILE,
+    REFERENCE_FILE,
     *FIGURES,
 )
 """Patterns of what leaves the machine. Nothing else does."""
