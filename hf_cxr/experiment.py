@@ -258,7 +258,7 @@ def report_run(
         also(reported)
     if PartialState().is_main_process:
         saved.config.save_pretrained(folder)
-        _remember_films(saved, films, folder)
+        remember_films(saved, films, folder)
         verify_with(saved, CXRImageProcessor.from_pretrained(folder)).save(folder)
         for split, table in tables.items():
             table.to_csv(folder / f"predictions_{split}.csv")
@@ -270,7 +270,7 @@ def report_run(
     return reported
 
 
-def _remember_films(saved: CXRPreTrainedModel, films: Films, folder: Path) -> None:
+def remember_films(saved: CXRPreTrainedModel, films: Films, folder: Path) -> None:
     """Keep what the validation films look like, by which other films can be judged (`recipes/check_data.py`)."""
     pixels = films.pixels("validation")
     with suppress(FilmReferenceError):  # too few films: nothing is known then, and whoever asks is told so

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from hf_cxr.arguments import DataArguments, PolicyArguments, Settings, SettingsError
-from hf_cxr.data import FilmDataset, decode, findings_matrix, load_splits, map_of
+from hf_cxr.data import DataProblems, FilmDataset, decode, findings_matrix, load_splits, map_of
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.hospital_taxonomy import JoinedTaxonomy, join_taxonomy
 from hf_cxr.labels import EncodedLabels, LabelError, encode, labels_without_positives
@@ -142,17 +142,23 @@ def _decoded(
         splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **options)
         if only and only not in splits:
             raise SettingsError(f"data set {data.dataset} has no split '{only}'; it has {', '.join(splits)}")
-        decoded = {}
+        decoded, problems = {}, []
         for split in [only] if only else list(splits):
-            decoded[split], n_unreadable = decode(
-                splits[split],
-                processor.read,
-                image_size=processor.size["height"],
-                fingerprint_of_read=processor.fingerprint,
-                num_proc=data.num_proc,
-                skip_unreadable=data.skip_missing,
-            )
+            try:
+                decoded[split], n_unreadable = decode(
+                    splits[split],
+                    processor.read,
+                    image_size=processor.size["height"],
+                    fingerprint_of_read=processor.fingerprint,
+                    num_proc=data.num_proc,
+                    skip_unreadable=data.skip_missing,
+                )
+            except DataProblems as found:  # those of the other splits are to be told with them
+                problems.append(found)
+                continue
             provenance.setdefault("unreadable", {})[split] = n_unreadable
+        if problems:
+            raise DataProblems.together(problems)
     return decoded, provenance
 
 

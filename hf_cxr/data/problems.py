@@ -67,6 +67,17 @@ class DataProblems(UserError, ValueError):
             lines.append(f"  … and {total - len(self.problems):,} more")
         super().__init__("\n".join(lines + ([remedy] if remedy else [])))
 
+    @classmethod
+    def together(cls, several: Sequence[DataProblems]) -> DataProblems:
+        """Those of several splits as one, with the remedy of the first."""
+        totals: dict[str, int] = {}
+        for each in several:
+            for kind, count in each.totals.items():
+                totals[kind] = totals.get(kind, 0) + count
+        turns = zip_longest(*(each.problems for each in several))
+        listed = [problem for turn in turns for problem in turn if problem is not None]
+        return cls(listed[:LISTED], totals, several[0].remedy)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception is unpickled from its message alone; worker processes need all three parts.
         return type(self), (self.problems, self.totals, self.remedy)

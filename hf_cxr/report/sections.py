@@ -7,7 +7,7 @@ from typing import Any
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.metrics import FEW_POSITIVES
 from hf_cxr.report.groups import comparison, subgroup
-from hf_cxr.report.layout import Section, Table, number, with_interval
+from hf_cxr.report.layout import NONE, Section, Table, number, with_interval
 from hf_cxr.report.looks import doubt, heatmaps
 
 
@@ -27,6 +27,7 @@ def sections(report: EvalReport, figures: dict[str, str]) -> list[Section]:
         heatmaps(report, figures),
         *(subgroup(column, part) for column, part in report.subgroups.items()),
         comparison(report),
+        _hospital(report),
         _undefined(report),
         _origin(report),
     ]
@@ -221,6 +222,20 @@ def _undefined(report: EvalReport) -> Section | None:
     for name, row in report.localisation.get("trained", {}).items():
         rows += [[f"heatmaps of {name}", "all", row["undefined"]]] if row["undefined"] else []
     return Section("Undefined figures", [], [Table(["of", "figure", "why"], rows)]) if rows else None
+
+
+def _hospital(report: EvalReport) -> Section | None:
+    """What of a hospital's own findings is scored, and what is not and why."""
+    met = report.provenance.get("hospital") or report.provenance.get("data", {}).get("hospital")
+    if not met:
+        return None
+    text = [f"Findings of {met['hospital']} on taxonomy {met['taxonomy']}."]
+    if met["unannotated"]:
+        text.append(f"Not annotated there, unknown on every film and not scored: {', '.join(met['unannotated'])}.")
+    if met["gate"]:
+        text.append(f"The gate's truth: {met['gate']}.")
+    rows = [[each["finding"], each["node"] or NONE, each["use"], each["why"]] for each in met["findings"]]
+    return Section("Where two vocabularies meet", text, [Table(["finding", "node", "use", "why"], rows)])
 
 
 def _origin(report: EvalReport) -> Section | None:

@@ -96,7 +96,7 @@ def test_an_adapters_parameters_are_counted(make_model):
     adapted = adapt(base, AdapterArguments(lora_rank=2))
     n_trained, n_all = trained_parameters(adapted)
     lora = {name: p for name, p in adapted.named_parameters() if "lora_" in name}
-    assert {name.rsplit(".lora_", 1)[0].rsplit(".", 1)[1] for name in lora} == {"conv1", "conv2"}
+    assert {name.rsplit(".lora_", 1)[0].rsplit(".", 1)[1] for name in lora} == {"conv0", "conv1", "conv"}
     assert n_trained == sum(p.numel() for p in lora.values()) + n_head
     # batch norms are counted where they are trained: frozen ones are no parameters
     assert n_base < n_all + 1000

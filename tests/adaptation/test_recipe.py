@@ -4,52 +4,19 @@ import json
 import runpy
 import subprocess
 import sys
-from textwrap import dedent
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from hf_cxr.change import ChangeReport
-from hf_cxr.data.phantom import Patient, render_film
 from hf_cxr.loading import load_model
 from hf_cxr.models import CXRImageProcessor
 from tests.conftest import REPO
 
 CHECK = REPO.parent / "shared" / "acceptance" / "check_run.py"
-MAP = """
-    hospital: elsewhere
-    taxonomy: nih
-    table: films.csv
-    images: films
-    columns: {image: file, patient: patient}
-    labels:
-      column: reading
-      words: {normal: No Finding, fluid: Effusion, big heart: Big heart, huge heart: Huge heart}
-    unmentioned: {absent: all}
-    new_nodes:
-      Big heart: {parent: Cardiomegaly}
-      Huge heart: {parent: Cardiomegaly}
-"""
-SIGNS = {"normal": (), "fluid": ("Effusion",), "big heart": ("Cardiomegaly",), "huge heart": ("Cardiomegaly", "Edema")}
-
-
-@pytest.fixture(scope="module")
-def hospital(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hospital")
-    (folder / "films").mkdir()
-    rows = []
-    for number in range(64):
-        reading = list(SIGNS)[number % 4]
-        image = render_film(Patient(number + 1, "F", 50), 0, "PA", SIGNS[reading], image_size=64).image
-        Image.fromarray(np.asarray(image)).save(folder / "films" / f"{number}.png")
-        rows.append({"file": f"{number}.png", "patient": number, "reading": reading})
-    pd.DataFrame(rows).to_csv(folder / "films.csv", index=False)
-    (folder / "map.yaml").write_text(dedent(MAP))
-    return folder / "map.yaml"
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import ledoit_wolf
 
+from hf_cxr.experiment import remember_films
 from hf_cxr.film_reference import QUANTILE, REFERENCE_FILE, Cloud, FilmReference, FilmReferenceError, describe
+from hf_cxr.inference import pooled_features
 
 
 def drawn(n=400, width=6, seed=0):
@@ -106,3 +110,18 @@ def test_what_no_reference_can_be_made_of(points, patients, why):
 def test_points_of_another_width_are_refused():
     with pytest.raises(FilmReferenceError, match=r"expected \(N, 6\)"):
         Cloud.fit(drawn(), np.arange(400)).distance(drawn(5, 4))
+
+
+def test_a_run_remembers_what_its_films_look_like(make_model, tmp_path):
+    """What training leaves beside a model; nothing where there are too few films."""
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 32, 32), dtype=np.uint8)
+    patients = [f"p{i // 4}" for i in range(120)]
+    films = SimpleNamespace(pixels=lambda split: pixels, decoded={"validation": {"patient": patients}})
+    remember_films(make_model(), films, tmp_path)
+    reference = FilmReference.load(tmp_path)
+    assert (reference.n_films, reference.n_patients) == (120, 30)
+    assert len(reference.features.distance(pooled_features(make_model(), pixels[:3]))) == 3
+    (tmp_path / "few").mkdir()
+    few = SimpleNamespace(pixels=lambda split: pixels[:50], decoded={"validation": {"patient": patients[:50]}})
+    remember_films(make_model(), few, tmp_path / "few")
+    assert not list((tmp_path / "few").iterdir())
