@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_cxr.errors import UserError
 from hf_cxr.growth import GrowthError, with_outputs
-from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
+from hf_cxr.models import CXRConfig, CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.verification import identity
 
 
@@ -32,16 +35,11 @@ def load_model(name: str | Path, revision: str | None = None) -> CXRPreTrainedMo
     Raises:
         ModelError: no such folder, a file or a weight is missing, another kind of model, or an adapter to another base.
     """
-    try:
+    with reading(name):
         adapter = find_adapter_config_file(str(name), revision=revision)
         if adapter:
             return _merged(str(name), revision)
         model = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
-    except ModelError:
-        raise
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{name}: cannot be used as a model ({type(error).__name__}: {reason[:400]})") from error
     if not isinstance(model, CXRPreTrainedModel):
         raise ModelError(f"{name} is a {type(model).__name__}; expected a model of this project")
     return model.eval()
@@ -60,22 +58,43 @@ def load_processor(name: str | Path) -> CXRImageProcessor:
         raise ModelError(f"{name}: has no image processor ({type(error).__name__}: {reason[:400]})") from error
 
 
+@contextmanager
+def reading(name: str | Path) -> Iterator[None]:
+    """What goes wrong with a model's files becomes a `ModelError` that names it; the project's own errors stay."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name}: cannot be used as a model ({type(error).__name__}: {reason[:400]})") from error
+
+
+def as_adapted(base: CXRPreTrainedModel, base_name: str, config: CXRConfig, name: str) -> CXRPreTrainedModel:
+    """A copy of a base under the config of an adapter to it, with the adapter's outputs but not its weights.
+
+    Args:
+        base_name, name: of the base and of the adapter, for messages.
+
+    Raises:
+        ModelError: the adapter was trained on another base.
+    """
+    if (adapted := config.adapted_from) and adapted["weights"] != (found := identity(base)["weights"]):
+        raise ModelError(
+            f"{name}: adapted from a model with weights {adapted['weights']}; those of its base {base_name} are "
+            f"{found}: it was trained again since, or is another"
+        )
+    try:
+        return with_outputs(base, config)
+    except GrowthError as error:
+        raise ModelError(f"{name}: its base {base_name} is not what was adapted: {error}") from None
+
+
 def _merged(name: str, revision: str | None) -> CXRPreTrainedModel:
     config = AutoConfig.from_pretrained(name, revision=revision)
     adapter = PeftConfig.from_pretrained(name, revision=revision)
     if not adapter.base_model_name_or_path:
         raise ModelError(f"{name}: adapter_config.json names no base model (base_model_name_or_path)")
     base = load_model(adapter.base_model_name_or_path, adapter.revision)
-    if (adapted := config.adapted_from) and adapted["weights"] != identity(base)["weights"]:
-        raise ModelError(
-            f"{name}: adapted from a model with weights {adapted['weights']}; those of its base "
-            f"{adapter.base_model_name_or_path} are {identity(base)['weights']}: it was trained again since, or is "
-            "another"
-        )
-    try:
-        model = with_outputs(base, config)
-    except GrowthError as error:
-        raise ModelError(
-            f"{name}: its base {adapter.base_model_name_or_path} is not what was adapted: {error}"
-        ) from None
+    model = as_adapted(base, adapter.base_model_name_or_path, config, name)
     return PeftModel.from_pretrained(model, name, revision=revision).merge_and_unload().eval()

@@ -6,15 +6,22 @@
     read = pipeline("chest-xray-classification", model="runs/nih128")
     read("film.png")["gate"]
 
+Hospitals that adapted one base share it in memory:
+
+    read = pipeline("chest-xray-classification", model="runs/nih128", adapters={"guangzhou": "runs/guangzhou"})
+    read("film.png", adapter="guangzhou")
+    read("film.png")  # the base itself
+
 Shapes: B films of a batch, K of them past the gate, L labels, M of them with heatmaps, D features, S × S pixels.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +29,13 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_cxr.decisions import decide, stored_thresholds
 from hf_cxr.explain import look
+from hf_cxr.findings import DOUBT, LN2, describe
 from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.loading import load_processor
 from hf_cxr.models import CXRImageProcessor, CXRTwoStageForImageClassification, FilmError
-from hf_cxr.predictions import probabilities
 from hf_cxr.series import Film, Results, numbered, placed
+from hf_cxr.switching import SwitchError, load_adapters
 from hf_cxr.uncertainty import (
     Uncertainty,
     bare,
@@ -39,10 +47,7 @@ from hf_cxr.uncertainty import (
 )
 
 TASK = "chest-xray-classification"
-LN2 = math.log(2)
-DOUBT = {"mean": 1.0, "deviation": 0.5, "entropy": LN2, "mutual_information": LN2}
-"""Figures of `Uncertainty`, with the greatest value of each: float32 rounds ln 2 up."""
-PARAMETERS = ("n_passes", "seed", "heatmaps", "max_entropy")
+PARAMETERS = ("n_passes", "seed", "heatmaps", "max_entropy", "adapter")
 
 
 class ChestXRayClassificationPipeline(Pipeline):
@@ -60,6 +65,11 @@ class ChestXRayClassificationPipeline(Pipeline):
         seed: of their masks, 0 by default. A film's figures do not depend on the films beside it.
         heatmaps: True for all labels, or a label, or several; None, False or an empty list (default None) is none.
         max_entropy: in nats, in (0, ln 2]: above it a film is left to a reader. None (default): no film is.
+        adapter: which of the adapters reads the film, or all films of a call, by its name; None (default) is the base.
+            Labels, thresholds, the gate, calibration and image processor are then the adapter's.
+
+    To `pipeline(...)` alone: `adapters`, `{name: folder or name on the Hub}`, see `switching.load_adapters`. The model
+    then carries them and can no longer be saved; `hierarchy` and `image_processor` are the base's.
 
     Returns:
         For each film a dict of plain numbers, strings, lists and None, which `json.dumps` takes unless heatmaps were
@@ -88,14 +98,18 @@ class ChestXRayClassificationPipeline(Pipeline):
         - `abstained`: None unless `max_entropy` is given; then whether the entropy of the gate (without a gate: of any
           root) is above it: of the mean over the passes, or without passes of the plain probability. The figures and
           decisions stay.
+        - `adapter`: the name of the adapter that read the film; None: the base (or model) itself.
         - `heatmaps`: None unless asked for; then `{label: (S, S) numpy float32 in [0, 1]}` over the square that the
           model read, by Grad-CAM, each stretched by itself (`explain.grad_cam`): it shows what the model used, not
           where a finding is. None in place of the map where a two-stage model's finding model did not look.
 
-    The model is evaluated in evaluation mode whatever its flags say, and left as it was.
+    The model is evaluated in evaluation mode whatever its flags say, and left as it was, the base switched on. A
+    series that is read as it is asked for keeps its adapter, whatever is read in between.
 
     Raises:
         TypeError: no model of the project, no `CXRImageProcessor`, or an unknown parameter.
+        SwitchError: an adapter that was not loaded, and as `load_adapters`.
+        ModelError: an adapter is of another base, or its files are missing.
         ValueError: a processor of other settings than the model's; `max_entropy` outside (0, ln 2]; fewer than two
             passes; heatmaps of an unknown label.
         NoDropoutError: `n_passes` of a model without dropout in its head.
@@ -108,11 +122,33 @@ class ChestXRayClassificationPipeline(Pipeline):
     _load_video_processor = False
     _load_processor = False
 
-    def __init__(self, model: Any, image_processor: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        image_processor: Any = None,
+        adapters: Mapping[str, str | Path] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.network = bare(model)
-        self.hierarchy = Hierarchy.from_config(self.network.config)
         _check_processor(image_processor, self.network.config)
+        # Before the model is touched: a folder may lack its processor.
+        self._processors: dict[str | None, Any] = {n: load_processor(folder) for n, folder in (adapters or {}).items()}
+        self.adapters = load_adapters(self.network, adapters or {})
+        for name, processor in self._processors.items():
+            _check_processor(processor, self.adapters.config(name))
+        self._hierarchies = {n: Hierarchy.from_config(self.adapters.config(n)) for n in (None, *self.adapters.names)}
+        self.hierarchy = self._hierarchies[None]
         super().__init__(model=model, image_processor=image_processor, **kwargs)
+
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
+        """As in transformers; a model that carries adapters is refused.
+
+        Raises:
+            SwitchError: it was loaded with `adapters`.
+        """
+        if self.adapters.names:
+            raise SwitchError("a model with switched adapters is not saved: base and adapters lie where they came from")
+        super().save_pretrained(save_directory, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Read a film or many; see the class."""
@@ -127,18 +163,28 @@ class ChestXRayClassificationPipeline(Pipeline):
     def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if unknown := sorted(given.keys() - set(PARAMETERS)):
             raise TypeError(f"unknown parameters {unknown}; expected some of {', '.join(PARAMETERS)}, batch_size")
-        if (n_passes := given.get("n_passes")) is not None:
-            check_passes(self.network, n_passes)
+        # What was not given is left out: transformers then keeps what pipeline(...) was given.
+        together = {**getattr(self, "_forward_params", {}), **given}
+        labels = self.adapters.config(adapter := together.get("adapter")).label_names
+        if (n_passes := together.get("n_passes")) is not None:
+            with self.adapters.using(adapter) as network:
+                check_passes(network, n_passes)
         if (limit := given.get("max_entropy")) is not None and not 0 < limit <= LN2:
             raise ValueError(f"max_entropy={limit}; expected nats in (0, ln 2 = 0.693147]")
-        if "heatmaps" in given:
-            given["heatmaps"] = _chosen_labels(given["heatmaps"], self.hierarchy.names)
-        # What was not given is left out: transformers then keeps what pipeline(...) was given.
-        forward: dict[str, Any] = {key: given[key] for key in ("n_passes", "seed", "heatmaps") if key in given}
-        postprocess: dict[str, Any] = {key: given[key] for key in ("heatmaps", "max_entropy") if key in given}
-        return {}, forward, postprocess
+        if isinstance(wanted := given.get("heatmaps"), Iterable) and not isinstance(wanted, str):
+            together["heatmaps"] = given["heatmaps"] = tuple(wanted)
+        _chosen_labels(together.get("heatmaps"), labels)
 
-    def preprocess(self, film: Any) -> dict[str, Tensor]:
+        def chosen(*names: str) -> dict[str, Any]:
+            return {name: given[name] for name in names if name in given}
+
+        return (
+            chosen("adapter"),
+            chosen("n_passes", "seed", "heatmaps", "adapter"),
+            chosen("heatmaps", "max_entropy", "adapter"),
+        )
+
+    def preprocess(self, film: Any, adapter: str | None = None) -> dict[str, Tensor]:
         """One film -> `pixel_values` (1, 1, S, S) float32, as in training."""
         # Not transformers' load_image: it converts to RGB, where 16-bit films saturate.
         position, image = (film.position, film.image) if isinstance(film, Film) else (None, film)
@@ -146,7 +192,8 @@ class ChestXRayClassificationPipeline(Pipeline):
             reason = f"a row with the columns {list(image)}; pass KeyDataset(dataset, column) or dataset[column]"
             raise FilmError(placed(position, None, reason))
         try:
-            pixels = self.image_processor(images=image, return_tensors="pt")["pixel_values"]
+            processor: Any = self._processors.get(adapter, self.image_processor)
+            pixels = processor(images=image, return_tensors="pt")["pixel_values"]
         except FilmError as error:
             # The processor sees one film at a time, so that its own count says nothing.
             raise FilmError(placed(position, image, str(error).removeprefix("film 0: "))) from error
@@ -161,71 +208,43 @@ class ChestXRayClassificationPipeline(Pipeline):
         inputs: Mapping[str, Tensor],
         n_passes: int | None = None,
         seed: int = 0,
-        heatmaps: Sequence[str] | None = None,
+        heatmaps: bool | str | Sequence[str] | None = None,
+        adapter: str | None = None,
     ) -> dict[str, Tensor]:
         """Tensors whose first axis is the film: transformers takes batches apart along it."""
-        pixels, network = inputs["pixel_values"].to(self.network.dtype), self.network
+        names = self._hierarchies[adapter].names
+        labels = _chosen_labels(heatmaps, names)
         doubt: Uncertainty | None = None
         maps: dict[str, Tensor] = {}
-        if heatmaps:
-            seen = look(network, pixels, n_passes=n_passes, seed=seed)
-            logits, doubt, ran = seen.logits, seen.uncertainty, seen.finding_model_ran
-            maps = {"heatmaps": seen.heatmaps[:, [self.hierarchy.names.index(name) for name in heatmaps]]}
-        elif n_passes is not None:
-            logits, doubt = _logits_and_doubt(network, pixels, n_passes, seed)
-            ran = doubt.finding_model_ran
-        else:
-            with evaluating(network), torch.no_grad():  # leaving inference mode switches gradients on
-                output = network(pixels)
-            logits, ran = output.logits, output.finding_model_ran
+        # Here and not once a call: between two batches of one series another may be read by another adapter.
+        with self.adapters.using(adapter) as network:
+            pixels = inputs["pixel_values"].to(network.dtype)
+            if labels:
+                seen = look(network, pixels, n_passes=n_passes, seed=seed)
+                logits, doubt, ran = seen.logits, seen.uncertainty, seen.finding_model_ran
+                maps = {"heatmaps": seen.heatmaps[:, [names.index(label) for label in labels]]}
+            elif n_passes is not None:
+                logits, doubt = _logits_and_doubt(network, pixels, n_passes, seed)
+                ran = doubt.finding_model_ran
+            else:
+                with evaluating(network), torch.no_grad():  # leaving inference mode switches gradients on
+                    output = network(pixels)
+                logits, ran = output.logits, output.finding_model_ran
         figures = {} if doubt is None else {name: getattr(doubt, name) for name in DOUBT}
         return {"logits": logits} | figures | maps | ({} if ran is None else {"finding_model_ran": ran})
 
     def postprocess(
         self,
         outputs: Mapping[str, Tensor],
-        heatmaps: Sequence[str] | None = None,
+        heatmaps: bool | str | Sequence[str] | None = None,
         max_entropy: float | None = None,
+        adapter: str | None = None,
     ) -> dict[str, Any]:
         """One film's tensors, first axis 1 -> its dict; see the class."""
-        hierarchy, points = self.hierarchy, self.network.config.operating_points
-        logits = outputs["logits"][0]
-        probability = dict(zip(hierarchy.names, probabilities(logits.numpy()).tolist(), strict=True))
-        doubt = {name: outputs[name][0].double().clamp(max=most) for name, most in DOUBT.items() if name in outputs}
-        ran = bool(outputs["finding_model_ran"][0]) if "finding_model_ran" in outputs else None
-        nodes = self._nodes(probability, doubt, ran)
-        roots = [name for name in hierarchy.names if not hierarchy.parents[name]]
-        abstained = None
-        if max_entropy is not None:
-            entropy = dict(zip(hierarchy.names, doubt.get("entropy", _entropy(logits)).tolist(), strict=True))
-            abstained = any(entropy[name] > max_entropy for name in ([hierarchy.gate] if hierarchy.gate else roots))
-        return {
-            "findings": [_tree(name, nodes, hierarchy) for name in roots],
-            "probabilities": probability,
-            "gate": _gate(nodes[hierarchy.gate], points, ran) if hierarchy.gate else None,
-            "operating_points_from": points["split"] if points else None,
-            "abstained": abstained,
-            "heatmaps": _maps(outputs["heatmaps"][0], heatmaps) if heatmaps else None,
-        }
-
-    def _nodes(
-        self, probability: Mapping[str, float], doubt: Mapping[str, Tensor], ran: bool | None
-    ) -> dict[str, dict[str, Any]]:
-        """By label, what stands in the tree, children aside."""
-        config = self.network.config
-        thresholds = stored_thresholds(config.operating_points, self.hierarchy)
-        decided = decide(probability, thresholds, self.hierarchy.gate, ran)
-        return {
-            name: {
-                "label": name,
-                "kind": config.node_kinds[name],
-                "probability": p,
-                "threshold": thresholds.get(name),
-                "decision": decided.get(name),
-                **{figure: values[i].item() for figure, values in doubt.items()},
-            }
-            for i, (name, p) in enumerate(probability.items())
-        }
+        hierarchy = self._hierarchies[adapter]
+        labels = _chosen_labels(heatmaps, hierarchy.names)
+        said = describe(outputs, self.adapters.config(adapter), hierarchy, labels, max_entropy)
+        return said | {"adapter": adapter}
 
 
 def register() -> None:
@@ -284,29 +303,3 @@ def _logits_and_doubt(model: Any, pixels_B1SS: Tensor, n_passes: int, seed: int)
 
 def _logits(model: Any, hidden_BD: Tensor) -> Tensor:
     return model.head.logits(model.head.trunk.score(hidden_BD))
-
-
-def _entropy(logits_L: Tensor) -> Tensor:
-    """H(p) in nats; both probabilities from the logit, as 1 − p would lose the rare side's."""
-    z = logits_L.double()
-    return (torch.special.entr(z.sigmoid()) + torch.special.entr((-z).sigmoid())).clamp(max=LN2)
-
-
-def _tree(name: str, nodes: Mapping[str, dict[str, Any]], hierarchy: Hierarchy) -> dict[str, Any]:
-    return nodes[name] | {"children": [_tree(child, nodes, hierarchy) for child in hierarchy.children[name]]}
-
-
-def _gate(node: Mapping[str, Any], points: Mapping[str, Any] | None, ran: bool | None) -> dict[str, Any]:
-    decision = node["decision"]
-    return {
-        **{key: node[key] for key in ("label", "probability", "threshold")},
-        "criterion": None if decision is None or points is None else points["gate_criterion"],
-        "cleared": None if decision is None else not decision,
-        "finding_model_ran": ran,
-    }
-
-
-def _maps(maps_MSS: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Copies: a view would keep the maps of the whole batch in memory. NaN: nobody looked."""
-    pairs = zip(names, maps_MSS, strict=True)
-    return {name: None if map_SS.isnan().any() else map_SS.numpy().copy() for name, map_SS in pairs}

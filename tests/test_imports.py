@@ -102,7 +102,9 @@ ALLOWED = {
     },
     "series": {"models"},
     "decisions": {"hierarchy"},
-    "pipeline": {"decisions", "explain", "hierarchy", "models", "predictions", "series", "uncertainty"},
+    "findings": {"decisions", "hierarchy", "models", "predictions"},
+    "switching": {"loading", "models"},
+    "pipeline": {"explain", "findings", "hierarchy", "loading", "models", "series", "switching", "uncertainty"},
     "predict": {
         "arguments", "decisions", "hierarchy", "loading", "models", "pipeline", "predictions", "processes",
         "uncertainty",
