@@ -14,7 +14,7 @@ what was forgotten and what it took.
 
 from transformers import set_seed
 
-from hf_cxr.adaptation import parse_adaptation, prepare_adaptation, report_change, train_adaptation
+from hf_cxr.adaptation import own_films, parse_adaptation, prepare_adaptation, report_change, train_adaptation
 from hf_cxr.change import write_change
 from hf_cxr.energy import measured
 from hf_cxr.errors import run_recipe
@@ -36,6 +36,7 @@ def main() -> None:
     set_seed(arguments.seed)
 
     base, processor, films = prepare_adaptation(settings)
+    own = own_films(settings, base, processor)
     if state.is_main_process and films.joined is not None:
         print(films.joined)
     described = describe_run(settings.to_plain(), films.provenance, label_summary(films))
@@ -49,7 +50,7 @@ def main() -> None:
     traced = provenance(described) | {"log": log, "energy": energy or None, "adapted_from": model.config.adapted_from}
 
     def compare(report: EvalReport) -> None:
-        change = report_change(settings, base, model, processor, films, log, report.provenance)
+        change = report_change(settings, base, model, films, own, log, report.provenance)
         if state.is_main_process:
             write_change(run.path, change)
 

@@ -19,19 +19,48 @@ from hf_cxr.operating_points import OperatingPoints
 from hf_cxr.runs import SETTINGS_FILE
 
 
+def own_films(
+    settings: AdaptationSettings, base: CXRPreTrainedModel, processor: CXRImageProcessor
+) -> tuple[Films | None, str | None]:
+    """The base's own test films, or why there are none; to be asked before training, since data may be broken.
+
+    Raises:
+        DataProblems, SettingsError: see `films.prepare`.
+    """
+    run = Path(settings.adaptation.base, SETTINGS_FILE)
+    if not run.is_file():
+        return None, f"the base has no {SETTINGS_FILE}, which says what it was trained on"
+    trained = yaml.safe_load(run.read_text(encoding="utf-8"))["settings"]
+    if settings.adaptation.base_data_dir:
+        trained["data"]["data_dir"] = settings.adaptation.base_data_dir
+    folder = trained["data"]["data_dir"]
+    if trained["data"]["dataset"] != "phantom" and not (folder and Path(folder).expanduser().exists()):
+        return (
+            None,
+            f"the base's data ({trained['data']['dataset']}) are not on this machine; name them by --base_data_dir",
+        )
+    data, labels = parse_groups((DataArguments, LabelArguments), [], None, trained["data"] | trained["labels"])
+    return prepare_split(data, labels, processor, Hierarchy.from_config(base.config), "test"), None
+
+
 def report_change(
     settings: AdaptationSettings,
     base: CXRPreTrainedModel,
     adapted: CXRPreTrainedModel,
-    processor: CXRImageProcessor,
     films: Films,
+    own: tuple[Films | None, str | None],
     log: dict[str, Any],
     provenance: dict[str, Any],
 ) -> ChangeReport:
-    """Both models on the hospital's test films, and on the base's where these are at hand."""
+    """Both models on the hospital's test films, and on the base's.
+
+    Args:
+        films: the hospital's. own: the base's, as of `own_films`.
+        log: of `train_adaptation`. provenance: stored as given.
+    """
     split = "test" if "test" in films.decoded else "validation"
     name = films.joined.name if films.joined else settings.data.dataset
-    own, why = _own_films(settings, base, processor)
+    films_of_base, why = own
     training = log["model"]
     here = compare_models(f"{split} films of {name}", _side(base, films, split), _side(adapted, films, split))
     return ChangeReport(
@@ -46,11 +75,11 @@ def report_change(
             peak_memory_bytes=training["peak_memory_bytes"],
         ),
         base=None
-        if own is None
+        if films_of_base is None
         else compare_models(
-            f"test films of {own.provenance['dataset']}",
-            _side(base, own, "test"),
-            _side(adapted, own, "test"),
+            f"test films of {films_of_base.provenance['dataset']}",
+            _side(base, films_of_base, "test"),
+            _side(adapted, films_of_base, "test"),
             annotated=annotated_labels(here),
         ),
         base_undefined=why,
@@ -67,23 +96,3 @@ def _side(model: CXRPreTrainedModel, films: Films, split: str) -> Side:
     hierarchy = replace(own, nodes=nodes, gate_definition=films.hierarchy.gate_definition)
     usable = points if points and points["split"] != split else None
     return Side(table, hierarchy, OperatingPoints(**usable) if usable else None)
-
-
-def _own_films(
-    settings: AdaptationSettings, base: CXRPreTrainedModel, processor: CXRImageProcessor
-) -> tuple[Films | None, str | None]:
-    """The base's own test films, or why there are none."""
-    run = Path(settings.adaptation.base, SETTINGS_FILE)
-    if not run.is_file():
-        return None, f"the base has no {SETTINGS_FILE}, which says what it was trained on"
-    trained = yaml.safe_load(run.read_text(encoding="utf-8"))["settings"]
-    if settings.adaptation.base_data_dir:
-        trained["data"]["data_dir"] = settings.adaptation.base_data_dir
-    folder = trained["data"]["data_dir"]
-    if trained["data"]["dataset"] != "phantom" and not (folder and Path(folder).expanduser().exists()):
-        return (
-            None,
-            f"the base's data ({trained['data']['dataset']}) are not on this machine; name them by --base_data_dir",
-        )
-    data, labels = parse_groups((DataArguments, LabelArguments), [], None, trained["data"] | trained["labels"])
-    return prepare_split(data, labels, processor, Hierarchy.from_config(base.config), "test"), None

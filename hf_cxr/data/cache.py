@@ -82,7 +82,10 @@ def decode(
         for file in decoded.cache_files:
             with suppress(FileNotFoundError):
                 Path(file["filename"]).unlink()
-        remedy = "Fetch these files again, or leave the films out, and count them, with skip_unreadable=True."
+        remedy = (
+            "Fetch these files again, or leave the films out, and count them, with skip_unreadable=True (in recipes: "
+            "--skip_missing true)."
+        )
         raise DataProblems(problems, {UNREADABLE_IMAGE: len(bad)}, remedy)
     good = np.setdiff1d(np.arange(len(decoded)), bad)
     return decoded.remove_columns(FAULT).select(good), len(bad)

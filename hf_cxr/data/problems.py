@@ -126,5 +126,8 @@ class ProblemLog:
         listed = [problem for turn in turns for problem in turn if problem is not None]
         remedy = "Mend the files named above."
         if any(kind in SKIPPABLE for kind in self.totals):
-            remedy += " skip_missing=True leaves out, and counts, films with missing or unreadable images."
+            remedy += (
+                " skip_missing=True (in recipes: --skip_missing true) leaves out, and counts, films with missing or "
+                "unreadable images."
+            )
         raise DataProblems(listed[:LISTED], self.totals, remedy)

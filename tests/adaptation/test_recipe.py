@@ -14,6 +14,7 @@ import yaml
 from hf_cxr.change import ChangeReport
 from hf_cxr.loading import load_model
 from hf_cxr.models import CXRImageProcessor
+from hf_cxr.trainer import CXRTrainer
 from tests.conftest import REPO
 
 CHECK = REPO.parent / "shared" / "acceptance" / "check_run.py"
@@ -87,6 +88,24 @@ def test_a_whole_model_passes_the_acceptance_check(adapt, words):
     cost = ChangeReport.from_json(run / "change.json").cost
     assert (cost.films == 12) is ("--n_films" in words)
     assert np.isfinite(pd.read_csv(run / "predictions_test.csv").filter(like="_prob").to_numpy()).all()
+
+
+@pytest.mark.slow
+def test_an_interrupted_adaptation_goes_on_to_the_same_figures(adapt, monkeypatch):
+    whole = adapt("whole")
+    kept = CXRTrainer._save_checkpoint
+
+    def interrupted(self, *args):
+        kept(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CXRTrainer, "_save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        adapt("run")
+    monkeypatch.setattr(CXRTrainer, "_save_checkpoint", kept)
+    run = adapt("run", "--resume", "true")
+    assert (run / "predictions_test.csv").read_bytes() == (whole / "predictions_test.csv").read_bytes()
+    assert not list(run.glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(
