@@ -62,7 +62,7 @@ def report_change(
     name = films.joined.name if films.joined else settings.data.dataset
     films_of_base, why = own
     training = log["model"]
-    here = compare_models(f"{split} films of {name}", _side(base, films, split), _side(adapted, films, split))
+    here = compare_models(f"{split} films of {name}", side_of(base, films, split), side_of(adapted, films, split))
     return ChangeReport(
         hospital=here,
         cost=Cost(
@@ -78,8 +78,8 @@ def report_change(
         if films_of_base is None
         else compare_models(
             f"test films of {films_of_base.provenance['dataset']}",
-            _side(base, films_of_base, "test"),
-            _side(adapted, films_of_base, "test"),
+            side_of(base, films_of_base, "test"),
+            side_of(adapted, films_of_base, "test"),
             annotated=annotated_labels(here),
         ),
         base_undefined=why,
@@ -87,7 +87,8 @@ def report_change(
     )
 
 
-def _side(model: CXRPreTrainedModel, films: Films, split: str) -> Side:
+def side_of(model: CXRPreTrainedModel, films: Films, split: str) -> Side:
+    """A model's predictions on a split, with the thresholds that it stores if they are another split's."""
     table = prediction_table(model, films, split, calibrated_logits(model, uncalibrated_logits(model, films, split)))
     points, own = model.config.operating_points, Hierarchy.from_config(model.config)
     # The model's nodes, with the truth of groups and of the gate as these films have it.
