@@ -24,9 +24,10 @@ TARGETS = {
     "cxr-vit": (r"backbone\..*\.attn\.(qkv|proj)",),
 }
 """Layers that get an adapter by default: the first pattern that fits any. A DenseNet's early convolutions and the ways
-between its blocks: another hospital's films differ in how they look rather than in what is on them, and these gave
-what all convolutions gave with a third of the parameters (README, "A new hospital"). Then any residual net's
-convolutions, and attention."""
+between its blocks, since another hospital's films differ in how they look rather than in what is on them: on training
+and validation patients of `kermany224`, cut anew, the gate's AUROC was 0.968 with them and 0.970 with all convolutions,
+of 2.0 % and 4.6 % of the parameters, and 0.94 with the last block's alone. Then any residual net's convolutions, and
+attention."""
 SAVED = "trunk"
 """The module of the head that is trained as a whole and saved with the adapter."""
 
