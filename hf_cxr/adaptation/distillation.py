@@ -1,8 +1,8 @@
 """Learning without forgetting: what a hospital does not label is held to what the base model says of its films.
 
 Held are unconditional probabilities. Holding the scores under a conditional link instead – P(finding | its group) –
-kept less of the base: adapted to `kermany224`, with weight 20 the rank correlation with the base on `nih128`'s validation
-films, over the findings that are not labelled, was 0.75 against 0.83.
+kept less of the base: adapted to `kermany224`, with weight 20 the rank correlation with the base on `nih128`'s
+validation films, over the findings that are not labelled, was 0.75 against 0.83.
 
 Reference: Li and Hoiem, "Learning without Forgetting", ECCV 2016, for labels that are unknown film by film.
 """
