@@ -16,7 +16,7 @@ train: $(STAMP)  ## train, evaluate and save a model on the embedded phantom set
 		recipes/train.py recipes/configs/quickstart.yaml $(ARGS)
 
 test: $(STAMP)  ## run all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 from pathlib import Path
 
 # No test needs the hub; without this, look-ups without network retry for minutes.
@@ -21,6 +22,12 @@ BACKBONES = {
     "densenet": {"backbone": "densenet121", "backbone_kwargs": {"growth_rate": 8, "block_config": [1, 1]}},
     "vit": {"backbone": "test_vit"},
 }
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests first: one that begins last keeps a single core busy when all else is done."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

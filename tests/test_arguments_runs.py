@@ -1,11 +1,14 @@
 import pytest
 import yaml
 
+from hf_cxr.adaptation import parse_adaptation
 from hf_cxr.arguments import SettingsError, parse_settings
 from hf_cxr.runs import RunFolder, RunFolderError, describe_run
 from tests.conftest import REPO
 
-CONFIGS = sorted(p for p in (REPO / "recipes" / "configs").glob("*.yaml") if not p.name.startswith("ablation_"))
+SHIPPED = sorted((REPO / "recipes" / "configs").glob("*.yaml"))
+ADAPTATIONS = [path for path in SHIPPED if path.name.startswith("hospital_")]
+CONFIGS = [path for path in SHIPPED if path not in ADAPTATIONS and not path.name.startswith("ablation_")]
 
 
 @pytest.fixture
@@ -59,6 +62,13 @@ def test_every_shipped_config_parses_and_names_a_model_that_exists(path):
     settings = parse_settings([str(path), "--use_cpu", "true", "--output_dir", "x"])
     assert timm.is_model(settings.model.backbone)
     assert settings.labels.hierarchy().gate == "Abnormal"
+    settings.labels.policy(0)
+
+
+@pytest.mark.parametrize("path", ADAPTATIONS, ids=lambda p: p.stem)
+def test_every_shipped_config_of_an_adaptation_parses(path):
+    settings = parse_adaptation([str(path), "--base", "runs/nih128", "--hospital", "map.yaml", "--use_cpu", "true"])
+    assert settings.data.data_dir == "map.yaml"
     settings.labels.policy(0)
 
 
