@@ -23,7 +23,7 @@ class WeightAverage:
     are forgotten within a short training.
 
     Args:
-        model: unwrapped model. decay: in (0, 1).
+        model: unwrapped model, whose parameters and buffers stay the same objects while it trains. decay: in (0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -32,14 +32,16 @@ class WeightAverage:
         self.decay = decay
         self.n_updates = 0
         self.average = {name: value.detach().clone() for name, value in _floats(model).items()}
+        # Walking through the modules for their names takes longer than the arithmetic: done once, not at every step.
+        held = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+        self._pairs = [(value, held[name]) for name, value in self.average.items()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Take the model's current weights into the average; call once an optimiser step."""
         decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
-        current = _floats(model)
-        names = list(self.average)
-        torch._foreach_lerp_([self.average[n] for n in names], [current[n] for n in names], 1 - decay)
+        averages, current = map(list, zip(*self._pairs, strict=True))
+        torch._foreach_lerp_(averages, current, 1 - decay)
         self.n_updates += 1
 
     @contextmanager

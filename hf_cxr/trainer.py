@@ -185,14 +185,15 @@ class CXRTrainer(Trainer):
         return None, logits.float(), (inputs["labels"], inputs["index"])
 
     def _figures(self, prediction: EvalPrediction) -> dict[str, float]:
-        labels, index = prediction.label_ids
+        # A list of batches each, see `eval_do_concat_batches`.
+        labels, index = map(np.concatenate, zip(*prediction.label_ids, strict=True))
         order = np.argsort(index, kind="stable")
         if not np.array_equal(index[order], np.arange(len(index))) or len(index) != len(self.eval_dataset):
             raise RuntimeError(
                 f"evaluation gathered {len(index)} rows ({len(set(index.tolist()))} different) of "
                 f"{len(self.eval_dataset)} films"
             )
-        logits, labels = np.asarray(prediction.predictions)[order], labels[order]
+        logits, labels = np.concatenate(list(prediction.predictions))[order], labels[order]
         divisors = count_known(torch.tensor(labels)).to(self.args.device)
         loss = self.loss(torch.tensor(logits).to(self.args.device), torch.tensor(labels).to(self.args.device), divisors)
         table = PredictionTable(
@@ -273,9 +274,8 @@ class _UpdateAverage(TrainerCallback):
     def __init__(self, average: WeightAverage) -> None:
         self.average = average
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any) -> None:
-        assert model is not None
-        self.average.update(model)
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.average.update()
 
 
 def last_complete_checkpoint(run: Path) -> Path | None:

@@ -22,6 +22,8 @@ class CXRTrainingArguments(TrainingArguments):
 
     - `logging_nan_inf_filter=False`: a loss that is not finite is an error here and must not be papered over;
     - `remove_unused_columns=False`: augmentation and bookkeeping need the film's index, which no model takes;
+    - `eval_do_concat_batches=False`: joining what there is with each new batch copies every row once a batch, which
+      grows with the square of the split; here the batches are joined once;
     - `ddp_find_unused_parameters=False`: every weight gets a gradient (the models' contract test), so that looking
       for others would only cost time;
     - `use_cpu` is switched on where there is no accelerator.
@@ -41,6 +43,7 @@ class CXRTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every weight is used."})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must stay off."})
+    eval_do_concat_batches: bool = field(default=False, metadata={"help": "Must stay off."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Films a batch in evaluation."})
     report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser takes the second of the union
         default="none", metadata={"help": "trackio, tensorboard, wandb or none."}
@@ -67,8 +70,9 @@ class CXRTrainingArguments(TrainingArguments):
         if self.calibration not in (AUTO, *METHODS):
             raise ValueError(f"calibration: got {self.calibration!r}, expected {AUTO} or one of {', '.join(METHODS)}")
         Criterion.parse(self.gate_criterion)
-        if self.logging_nan_inf_filter or self.remove_unused_columns:
-            raise ValueError("logging_nan_inf_filter and remove_unused_columns must stay off (see the docstring)")
+        fixed = ("logging_nan_inf_filter", "remove_unused_columns", "eval_do_concat_batches")
+        if any(getattr(self, name) for name in fixed):
+            raise ValueError(f"{', '.join(fixed)} must stay off (see the docstring)")
         # Otherwise bf16 is refused on a machine without accelerator, and a two-process launch there silently becomes
         # two unconnected runs.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()

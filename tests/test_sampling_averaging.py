@@ -59,7 +59,7 @@ def test_average_is_the_recurrence(tmp_path):
             for p in model.parameters():
                 p.add_(torch.randn_like(p))
         model(torch.randn(8, 3))
-        average.update(model)
+        average.update()
         decay = min(0.9, (1 + step) / (10 + step))
         for k, v in model.state_dict().items():
             if k in expected:
