@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_cxr.adaptation.distillation import DistillingTrainer, distillation_loss, opinion
+from hf_cxr.adaptation.distillation import DistillingTrainer, distillation_loss, evenly, opinion
 from hf_cxr.inference import predict_logits
 from hf_cxr.losses import MaskedBCELoss
 from hf_cxr.training_arguments import CXRTrainingArguments
@@ -23,6 +23,22 @@ def test_the_loss_is_the_divergence_of_the_unknown_cells():
     loss.backward()
     assert (logits.grad[:, 1] != 0).all()
     assert (logits.grad[:, [0, 2, 3]] == 0).all()
+
+
+def test_a_rare_label_is_held_as_tightly_as_a_common_one():
+    """The loss of a small change of the logit is the same for 2 % and for 40 %; unweighted, it is 12 times less."""
+    teacher = torch.tensor([[0.02, 0.4, torch.nan]]).repeat(6, 1)
+    weight = evenly(teacher)
+    assert weight[2] == 1
+
+    def cost(label, weight_L):
+        logits = teacher.nan_to_num(0.5).logit()
+        logits[:, label] += 0.1
+        unknown = torch.full_like(teacher, torch.nan)
+        return distillation_loss(logits, unknown, teacher, torch.tensor(12.0), weight_L).item()
+
+    assert cost(0, weight) == pytest.approx(cost(1, weight), rel=0.06)
+    assert cost(1, 1.0) / cost(0, 1.0) == pytest.approx(12, rel=0.06)
 
 
 @pytest.mark.parametrize("sure", [0.0, 1.0])
