@@ -42,22 +42,13 @@ def present() -> None:
 
 def page(rows: list[Row]) -> str:
     """Markdown: comparisons, budgets, growth, and the machines they were measured on."""
-    by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("comparison", "budget", "growth")}
     text = "# What was measured\n\nMade by `make bench`; do not edit.\n"
-    if by_kind["comparison"]:
-        text += (
-            "\n| what | ours | against | ratio (quartiles) | asked | peak memory, ours / theirs | of the limit |\n"
-            "|---|---|---|---|---|---|---|\n"
-        )
-        text += "".join(map(_comparison, by_kind["comparison"]))
-    if by_kind["budget"]:
-        text += "\n| what | seconds (quartiles) | at most |\n|---|---|---|\n" + "".join(map(_budget, by_kind["budget"]))
-    if by_kind["growth"]:
-        text += "\n| what grows with the films | films | k of time ∝ filmsᵏ | asked | most / least memory |\n|---|---|---|---|---|\n"
-        text += "".join(map(_growth, by_kind["growth"]))
-    notes = [f"- {row['title']}: {row['note']}\n" for row in rows if row.get("note")]
-    machines = sorted({_machine(row) for row in rows})
-    return text + ("\n" + "".join(notes) if notes else "") + "\n" + "\n\n".join(machines) + "\n"
+    for kind, (columns, line) in _TABLES.items():
+        if lines := [line(row) for row in rows if row["kind"] == kind]:
+            text += f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n{''.join(lines)}"
+    if notes := [f"- {row['title']}: {row['note']}\n" for row in rows if row.get("note")]:
+        text += "\n" + "".join(notes)
+    return text + "\n" + "\n\n".join(sorted({_machine(row) for row in rows})) + "\n"
 
 
 def _comparison(row: Row) -> str:
@@ -84,6 +75,16 @@ def _growth(row: Row) -> str:
     memory = f"{max(row['peak_bytes']) / min(row['peak_bytes']):.2f}" if row.get("peak_bytes") else ""
     slope = row["slope"]
     return f"| {row['title']} | {low:,} to {high:,} | {slope:.2f} | ≤ 1.1 {_mark(slope <= 1.1)} | {memory} |\n"
+
+
+_TABLES = {
+    "comparison": (
+        ("what", "ours", "against", "ratio (quartiles)", "asked", "peak memory, ours / theirs", "of the limit"),
+        _comparison,
+    ),
+    "budget": (("what", "seconds (quartiles)", "at most"), _budget),
+    "growth": (("what grows", "films", "k of time ∝ filmsᵏ", "asked", "most / least memory"), _growth),
+}
 
 
 def _machine(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""What a training step costs: beside a plain Trainer in the manner of transformers' examples, and beside a bare loop."""
+"""What a training step costs, beside a plain Trainer as in transformers' examples and beside a bare loop."""
 
 from __future__ import annotations
 
