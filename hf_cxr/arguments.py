@@ -35,7 +35,9 @@ class RunArguments:
     """What happens to the run's folder (`output_dir`), and what is measured beside the model."""
 
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that is in output_dir."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the last complete checkpoint in output_dir."})
+    resume: bool = field(
+        default=False, metadata={"help": "Go on with the run in output_dir, or begin one where there is none."}
+    )
     energy_country: str | None = field(
         default=None,
         metadata={"help": "Measure energy (extra `energy`), and CO2 by this country's electricity (e.g. DEU)."},
@@ -48,7 +50,11 @@ class DataArguments:
 
     dataset: str = field(default="phantom", metadata={"help": f"{', '.join(BUILDERS)}."})
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the data set, or a hospital's map (YAML); phantom makes its own."}
+        default=None,
+        metadata={
+            "help": "Folder of the data set, or a hospital's map (YAML), or hf://datasets/org/name of shards; phantom "
+            "makes its own."
+        },
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where Arrow files go; default: datasets' own."})
     view: str = field(default="frontal", metadata={"help": "frontal, PA, AP, lateral or all."})
@@ -58,11 +64,24 @@ class DataArguments:
     data_options: dict | str | None = field(
         default=None, metadata={"help": 'More options of the builder as JSON, e.g. {"train_csv": "visual.csv"}.'}
     )
-    num_proc: int | None = field(default=None, metadata={"help": "Processes that decode films; default: one."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that decode films on each machine; default: its cores."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Decode training films while training, from Parquet shards; no cache."}
+    )
+    stream_window: int = field(
+        default=1024, metadata={"help": "Films of a stream shuffled together, undecoded in each worker's memory."}
+    )
 
     def __post_init__(self) -> None:
         _expect("dataset", self.dataset, list(BUILDERS))
         self.data_options = _json("data_options", self.data_options)
+        if self.streaming and self.dataset != "shards":
+            raise SettingsError(
+                f"streaming reads Parquet shards, and dataset is {self.dataset}: write shards of it "
+                "(hf_cxr.data.write_shards, recipes/push_dataset.py), and train with dataset: shards"
+            )
+        if self.stream_window < 1:
+            raise SettingsError(f"stream_window: got {self.stream_window}, expected 1 or more")
 
     @property
     def wants_lateral(self) -> bool:
@@ -72,7 +91,8 @@ class DataArguments:
     def builder_options(self) -> dict[str, Any]:
         """Options for `data.load_splits`."""
         own = ("view", "validation_fraction", "split_seed", "skip_missing")
-        return {name: getattr(self, name) for name in own} | _json("data_options", self.data_options)
+        streamed = {"streaming": True} if self.streaming else {}
+        return {name: getattr(self, name) for name in own} | streamed | _json("data_options", self.data_options)
 
 
 @dataclass
@@ -164,6 +184,11 @@ class Settings:
     training: CXRTrainingArguments
 
     def __post_init__(self) -> None:
+        if self.data.streaming and self.training.sampling != "uniform":
+            raise SettingsError(
+                f"sampling: {self.training.sampling} draws films again from all over the set, and a stream reads each "
+                "shard once an epoch; use uniform, or leave streaming out"
+            )
         if self.loss.loss != "bce" and not (hierarchy := self.labels.hierarchy()).edges:
             raise SettingsError(
                 f"loss: {self.loss.loss} penalises edges of the taxonomy, and '{hierarchy.name}' has none; use bce"

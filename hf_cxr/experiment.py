@@ -144,6 +144,7 @@ def _train_stage(
         "processes": arguments.world_size,
         "best_metric": trainer.state.best_metric,
         "history": trainer.state.log_history,
+        **trainer.unreadable_films(),
     }
     # Through the disk, since under FSDP or DeepSpeed no process holds the whole model.
     folder = run.stage(stage or "model") / "final"
@@ -262,7 +263,7 @@ def report_run(
         verify_with(saved, CXRImageProcessor.from_pretrained(folder)).save(folder)
         for split, table in tables.items():
             table.to_csv(folder / f"predictions_{split}.csv")
-        _draw(folder / "figures", log, reports, hierarchy, films.provenance["dataset"])
+        _draw(folder / "figures", log, reports, hierarchy, films.provenance)
         if "test" in reports:
             reports["validation"].to_json(folder / "eval_report_validation.json")
         run.remove_checkpoints()
@@ -279,10 +280,10 @@ def remember_films(saved: CXRPreTrainedModel, films: Films, folder: Path) -> Non
 
 
 def _draw(
-    folder: Path, log: dict[str, Any], reports: dict[str, EvalReport], hierarchy: Hierarchy, dataset: str
+    folder: Path, log: dict[str, Any], reports: dict[str, EvalReport], hierarchy: Hierarchy, provenance: dict[str, Any]
 ) -> None:
     folder.mkdir(exist_ok=True)
-    toy = " (phantom: synthetic, not clinical)" if dataset == "phantom" else ""
+    dataset, toy = provenance["dataset"], " (phantom: synthetic, not clinical)" if provenance["synthetic"] else ""
     for stage, entry in log.items():
         suffix = "" if stage == "model" else f"_{stage}"
         figures.learning_curves(entry["history"], folder / f"learning_curves{suffix}.png", f"{dataset}, {stage}{toy}")

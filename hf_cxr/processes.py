@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 from datetime import timedelta
 
 import torch
-from accelerate import PartialState
+from accelerate import DistributedType, PartialState
 
 from hf_cxr.arguments import SettingsError
 
@@ -25,7 +26,7 @@ def start_processes(use_cpu: bool = False, patience: timedelta | None = None) ->
         patience: how long a process waits for the others; default: torch's.
 
     Raises:
-        SettingsError: more processes were started than know of each other.
+        SettingsError: more processes were started than know of each other, or FSDP is asked for without accelerators.
     """
     waiting = {} if patience is None else {"timeout": patience}
     state = PartialState(cpu=use_cpu or not torch.accelerator.is_available(), **waiting)
@@ -34,5 +35,21 @@ def start_processes(use_cpu: bool = False, patience: timedelta | None = None) ->
             f"{started} processes were started, but each knows of {state.num_processes}: the accelerate config and the "
             "recipe disagree on CPU or GPU"
         )
+    wants_shards = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if wants_shards and state.distributed_type in (DistributedType.MULTI_CPU, DistributedType.NO):
+        raise SettingsError(
+            "the accelerate config shards the model (FSDP), which accelerate does over several accelerators only; here "
+            "each process would silently hold the whole of it. Take a config without FSDP"
+        )
     atexit.register(state.destroy_process_group)
     return state
+
+
+def launch_mark() -> str | None:
+    """What tells a launch from all others and is the same in each restart of its workers on a machine; 16 hex digits.
+
+    None without `torchrun` (which `accelerate launch` uses for several processes), or if it was told to keep no logs:
+    the mark is made of the name of its folder for them.
+    """
+    folder, found, _ = os.environ.get("TORCHELASTIC_ERROR_FILE", "").rpartition(f"{os.sep}attempt_")
+    return hashlib.sha256(folder.encode()).hexdigest()[:16] if found else None

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate.utils import broadcast_object_list, gather_object
 
 from hf_cxr.errors import UserError
-from hf_cxr.trainer import last_complete_checkpoint
+from hf_cxr.processes import launch_mark
+from hf_cxr.trainer import COMPLETE, last_complete_checkpoint
 
 SETTINGS_FILE = "run.yaml"
 REPORT_FILE = "eval_report.json"
@@ -30,32 +32,42 @@ class RunFolderError(UserError, RuntimeError):
     """The output folder cannot be used for this run; the message says what to do."""
 
 
+class FinishedRunError(RunFolderError):
+    """What was to be gone on with is finished."""
+
+
 class RunFolder:
     """A run's output folder, claimed for a new run or for going on.
 
+    A launcher that starts its workers anew after one has died (`torchrun --max-restarts`) gives them the same command.
+    The run in the folder is then this launch's own, and they go on with it, also if the command said to overwrite.
+
     Args:
-        path: the folder. overwrite: delete the run that is in it. resume: go on with it.
+        path: the folder. overwrite: delete the run that is in it. resume: go on with it, or begin where there is none.
+
+    Attributes:
+        resume: whether there is a run to go on with.
 
     Raises:
-        RunFolderError: it holds a finished run, an unfinished one, or something that is no run.
+        FinishedRunError: the run to go on with is finished. RunFolderError: the folder holds a run that was not asked
+            for, or something that is no run.
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
         self.path = Path(path)
-        self.resume = resume
+        self.resume = self._to_delete = False
         if overwrite and resume:
             raise RunFolderError("overwrite and resume exclude each other")
-        occupied = self.path.exists() and any(self.path.iterdir())
-        is_run = (self.path / SETTINGS_FILE).exists()
-        self._to_delete = occupied and overwrite
-        if not occupied:
+        if not self.path.exists() or all(entry.name == _partial(SETTINGS_FILE) for entry in self.path.iterdir()):
             return
-        if not is_run:
+        if not (self.path / SETTINGS_FILE).exists():
             raise RunFolderError(f"{self.path} is not empty and no run (no {SETTINGS_FILE}); choose another output_dir")
+        own = launch_mark() in _read(self.path).get("launched_by", ())
         finished = (self.path / REPORT_FILE).exists()
-        if resume and finished:
-            raise RunFolderError(f"{self.path} holds a finished run: nothing to resume")
-        if not overwrite and not resume:
+        self.resume, self._to_delete = resume or own, overwrite and not own
+        if self.resume and finished:
+            raise FinishedRunError(f"{self.path} holds a finished run: nothing to resume")
+        if not self._to_delete and not self.resume:
             state = "a finished run" if finished else "an unfinished run"
             choices = "--overwrite true replaces it" + ("" if finished else ", --resume true goes on with it")
             raise RunFolderError(f"{self.path} holds {state}: {choices}; or choose another output_dir")
@@ -70,37 +82,47 @@ class RunFolder:
             RunFolderError: resuming with other settings; lists both sides of each difference.
         """
         if self._to_delete:
-            shutil.rmtree(self.path)
+            self._clear()
         self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / SETTINGS_FILE
-        if self.resume and file.exists():
-            self._check_same(yaml.safe_load(file.read_text(encoding="utf-8")), run)
-        write_yaml(file, run)
+        if self.resume:
+            check_same(self.path, run)
+        write_yaml(self.path / SETTINGS_FILE, run)
 
-    def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        then, today = (_flatten({k: run.get(k) for k in ("settings", "data")}) for run in (before, now))
-        different = [
-            f"{key}: was {then.get(key)!r}, is {today.get(key)!r}"
-            for key in sorted(then.keys() | today.keys())
-            if then.get(key) != today.get(key) and not key.endswith(_FREE_ON_RESUME)
-        ]
-        if different:
-            raise RunFolderError(
-                f"{self.path}: resuming needs the settings and data it was started with; different are "
-                + "; ".join(different[:10])
-            )
+    def _clear(self) -> None:
+        """Delete the run but for `run.yaml`, which the new one's replaces: killed meanwhile, it can be overwritten."""
+        self._unmark()
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != SETTINGS_FILE:
+                entry.unlink()
+
+    def _unmark(self) -> None:
+        """Take the marks of what is whole from what will be deleted: killed meanwhile, nothing is taken for it."""
+        (self.path / REPORT_FILE).unlink(missing_ok=True)
+        for stage in self._stages():
+            for mark in stage.glob(f"checkpoint-*/{COMPLETE}"):
+                mark.unlink()
+
+    def _stages(self) -> list[Path]:
+        return [self.path, *self.path.glob("stages/*")]
 
     def stage(self, name: str | None = None) -> Path:
         """Folder of a training stage: the run's own for its checkpoints, or one below it for a named stage."""
         return self.path if name is None else self.path / "stages" / name
 
     def checkpoint(self, stage: Path) -> Path | None:
-        """Where to go on in a stage, or None to start it."""
-        return last_complete_checkpoint(stage) if self.resume else None
+        """Where to go on in a stage, or None to start it; to be called in every process.
+
+        The main process chooses for all: shared storage may show an older checkpoint as the last one on other machines.
+        """
+        found = last_complete_checkpoint(stage) if self.resume else None
+        return broadcast_object_list([found])[0]
 
     def remove_checkpoints(self) -> None:
         """Delete the checkpoints of a finished run: the final model has all that is needed to use it."""
-        stages = [self.path, *self.path.glob("stages/*")]
+        stages = self._stages()
+        self._unmark()
         for stage in stages:
             for folder in [*stage.glob("checkpoint-*"), stage / "final"]:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -109,9 +131,33 @@ class RunFolder:
                 folder.rmdir()
 
 
+def check_same(path: Path, run: dict[str, Any]) -> None:
+    """Refuse to take a run for the one that a folder holds, if it has other settings or data.
+
+    Args:
+        path: the run's folder. run: `settings`, and `data` if known, as in `run.yaml`.
+
+    Raises:
+        RunFolderError: lists both sides of each difference.
+    """
+    compared = [key for key in ("settings", "data") if key in run]
+    then, today = (_flatten({key: side.get(key) for key in compared}) for side in (_read(path), _plain(run)))
+    different = [
+        f"{key}: was {then.get(key)!r}, is {today.get(key)!r}"
+        for key in sorted(then.keys() | today.keys())
+        if then.get(key) != today.get(key) and not key.endswith(_FREE_ON_RESUME)
+    ]
+    if different:
+        raise RunFolderError(
+            f"{path}: resuming needs the settings and data it was started with; different are "
+            + "; ".join(different[:10])
+        )
+
+
 def describe_run(settings: dict[str, Any], data: dict[str, Any], labels: dict[str, Any]) -> dict[str, Any]:
-    """All that `run.yaml` holds: settings, data provenance, label counts, versions, command."""
-    plain = json.loads(json.dumps(settings, default=str))
+    """All that `run.yaml` holds: settings, data provenance, label counts, versions, command, and the launchers of this
+    run's processes (see `RunFolder`); to be called in every process."""
+    plain = _plain(settings)
     return {
         "settings": plain,
         "settings_hash": settings_hash(settings),
@@ -121,14 +167,14 @@ def describe_run(settings: dict[str, Any], data: dict[str, Any], labels: dict[st
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}},
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
         "command": " ".join(sys.argv),
+        "launched_by": sorted({mark for mark in gather_object([launch_mark()]) if mark}),
     }
 
 
 def settings_hash(settings: dict[str, Any]) -> str:
     """16 hex digits for the settings of a run; the user's folders are left out, so that the same run elsewhere has the
     same ones."""
-    plain = json.loads(json.dumps(settings, default=str))
-    hashed = {k: v for k, v in _flatten(plain).items() if not k.endswith(("_dir", *_FREE_ON_RESUME))}
+    hashed = {k: v for k, v in _flatten(_plain(settings)).items() if not k.endswith(("_dir", *_FREE_ON_RESUME))}
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -141,9 +187,23 @@ def provenance(run: dict[str, Any]) -> dict[str, Any]:
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
     """Write a YAML file; it appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(_partial(path.name))
     partial.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     os.replace(partial, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """`run.yaml` of a folder; empty if the machine went down before the disk had it."""
+    return yaml.safe_load((path / SETTINGS_FILE).read_text(encoding="utf-8")) or {}
+
+
+def _partial(name: str) -> str:
+    return f"{name}.partial"
+
+
+def _plain(content: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return plain
 
 
 def _flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections import defaultdict
@@ -14,11 +15,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler, default_collate
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from hf_cxr.augmentation import AugmentationConfig, augment
 from hf_cxr.averaging import FILE_NAME, WeightAverage, average_batch_norm
+from hf_cxr.data import FilmStream
 from hf_cxr.errors import UserError
 from hf_cxr.evaluation import evaluate_table, is_composed
 from hf_cxr.hierarchy import Hierarchy
@@ -30,6 +33,7 @@ from hf_cxr.predictions import PredictionTable, probabilities
 from hf_cxr.sampling import EpochSampler, repeat_factors
 from hf_cxr.training_arguments import CXRTrainingArguments
 
+STREAM_FILE = "stream.json"
 COMPLETE = "complete"
 """Empty file that a checkpoint gets last: one without it was interrupted while being written."""
 
@@ -46,7 +50,7 @@ class CXRTrainer(Trainer):
         args: see `CXRTrainingArguments`.
         loss: module `(logits_BL, labels_BL, divisors) -> LossOutput` (`hf_cxr.losses`); every component is logged.
         train_dataset, eval_dataset: give `pixel_values` (1, S, S) uint8, `labels` (L,) with NaN = unknown and
-            `index`, the film's position (`hf_cxr.data.FilmDataset`).
+            `index`, the film's position (`hf_cxr.data.FilmDataset`; training films also `FilmStream`).
         augmentation: of training batches, on the model's device.
         **kwargs: as for Trainer, e.g. `processing_class`, `callbacks`.
 
@@ -70,6 +74,8 @@ class CXRTrainer(Trainer):
         augmentation: AugmentationConfig | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(train_dataset, FilmStream) and args.sampling != "uniform":
+            raise ValueError(f"sampling {args.sampling}: a stream reads each shard once an epoch; use uniform")
         self.hierarchy = Hierarchy.from_config(model.config)
         self.augmentation = augmentation or AugmentationConfig()
         # Of the weights as they came, and fitted after training: neither holds for the weights that come.
@@ -85,6 +91,9 @@ class CXRTrainer(Trainer):
             compute_metrics=self._figures,
             **kwargs,
         )
+        if self.is_fsdp_enabled:
+            # accelerate shards an input embedding apart and asks every model for its own; films have none.
+            self.model.get_input_embeddings = lambda: None
         self.loss = loss.to(args.device)
         self.loss_is_scaled_for_ga = True
         self._components_since = 0
@@ -94,7 +103,7 @@ class CXRTrainer(Trainer):
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("ema_decay needs whole weights on every process; set it to 0 under FSDP or DeepSpeed")
             self.average = WeightAverage(self.model, args.ema_decay)
-            self.add_callback(_UpdateAverage(self.average))
+            self.add_callback(_UpdateAverage(self))
         if args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
@@ -102,8 +111,23 @@ class CXRTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         films: Any = train_dataset if train_dataset is not None else self.train_dataset
+        if isinstance(films, FilmStream):
+            return films.order(
+                self.args.seed,
+                self._epoch,
+                self._train_batch_size,
+                self.args.world_size,
+                self.args.dataloader_num_workers,
+            )
         weight_N = repeat_factors(films.labels) if self.args.sampling == "label_balanced" else None
         return EpochSampler(films, self.args.seed, self._epoch, weight_N)
+
+    def unreadable_films(self) -> dict[str, int]:
+        """Films of a stream left out as unreadable since `train` began, of all processes; nothing of decoded films."""
+        if not isinstance(self.train_dataset, FilmStream):
+            return {}
+        found = self.train_dataset.unreadable.to(self.args.device, torch.int64)
+        return {"films_unreadable": int(self.accelerator.reduce(found, "sum").clamp(max=1).sum())}
 
     def _epoch(self) -> int:
         # The Trainer sets epoch + (step + 1) / steps, which is exactly epoch + 1 after the last step.
@@ -237,9 +261,11 @@ class CXRTrainer(Trainer):
         kept_free = ("cls_token", "pos_embed", "reg_token", "dist_token")
         return [n for n, p in model.named_parameters() if p.ndim > 1 and not n.endswith(kept_free)]
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Train; afterwards the model holds the weights that were evaluated as best (averaged ones if kept)."""
-        output = super().train(*args, **kwargs)
+        self._is_over = resume_from_checkpoint is not None and _was_over(Path(resume_from_checkpoint))
+        output = super().train(resume_from_checkpoint, **kwargs)
+        set_seed(self.args.seed)  # a next stage begins with the same numbers whether or not this one was resumed
         average_batch_norm(self.model)
         if self.average:
             best = self.state.best_model_checkpoint
@@ -248,20 +274,48 @@ class CXRTrainer(Trainer):
             self.average.copy_to(self.model)
         return output
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers forgets at the start that training was over, and would go on after an early stop.
+        if self._is_over:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save and folder.exists():  # left by an interrupted save
-            shutil.rmtree(folder)
+        if self.args.should_save:
+            if folder.exists():  # left by an interrupted save
+                shutil.rmtree(folder)
+            # All look whether the best one is there; a sharded one would be made by whichever process comes first.
+            folder.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         if self.average and self.args.should_save:
             self.average.save(folder)
+        if isinstance(self.train_dataset, FilmStream) and self.args.should_save:
+            (folder / STREAM_FILE).write_text(json.dumps({"n_parts": self.train_dataset.n_parts}))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (folder / COMPLETE).touch()
+            # Older ones go only now: at every moment there is one to go on from.
+            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in transformers; a finished model is written whole also where FSDP shards the checkpoints."""
+        sharded = self.is_fsdp_enabled and "SHARDED" in str(self.accelerator.state.fsdp_plugin.state_dict_type)
+        if sharded and not _internal_call:
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        super().save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if isinstance(self.train_dataset, FilmStream):
+            saved = json.loads((Path(resume_from_checkpoint) / STREAM_FILE).read_text())
+            self.train_dataset.n_parts = saved["n_parts"]
         if self.average:
             if not (Path(resume_from_checkpoint) / FILE_NAME).exists():
                 raise FileNotFoundError(f"{resume_from_checkpoint} has no {FILE_NAME}: trained without ema_decay")
@@ -271,11 +325,26 @@ class CXRTrainer(Trainer):
 class _UpdateAverage(TrainerCallback):
     """Takes the weights into the average after each optimiser step."""
 
-    def __init__(self, average: WeightAverage) -> None:
-        self.average = average
+    def __init__(self, trainer: CXRTrainer) -> None:
+        self.trainer = trainer
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.average.update()
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # In several processes batch norm's statistics are other tensors by now than those that the average follows.
+        before, model = self.trainer.average, self.trainer.model
+        assert before is not None
+        with before.applied(model):
+            self.trainer.average = WeightAverage(model, before.decay)
+        self.trainer.average.n_updates = before.n_updates
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.trainer.average is not None
+        self.trainer.average.update()
+
+
+def _was_over(checkpoint: Path) -> bool:
+    """Whether training ended with a checkpoint: at the last step, or by an early stop."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
 def last_complete_checkpoint(run: Path) -> Path | None:

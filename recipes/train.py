@@ -6,8 +6,17 @@
         --data_dir /data/CheXpert-v1.0-small
 
 Every setting is a key of the YAML file and an option of the command line, which wins (`--help` lists them).
+Workers that are started anew after one was killed go on from the last complete checkpoint by themselves:
+
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --standalone --nproc_per_node 2 --max-restarts 3 recipes/train.py …
+
+Without that variable torch may spend restarts in vain. Jobs that a cluster may queue again say `--resume true` from the
+start; where they find the run finished they end well.
+
 The output folder gets the model, `run.yaml`, `predictions_*.csv`, `eval_report.json` and `figures/`.
 """
+
+from pathlib import Path
 
 import torch
 from transformers import set_seed
@@ -18,7 +27,7 @@ from hf_cxr.errors import run_recipe
 from hf_cxr.experiment import finish_run, train_model
 from hf_cxr.films import label_summary, prepare_films
 from hf_cxr.processes import start_processes
-from hf_cxr.runs import REPORT_FILE, RunFolder, describe_run, provenance
+from hf_cxr.runs import REPORT_FILE, FinishedRunError, RunFolder, check_same, describe_run, provenance
 from hf_cxr.summary import report_table
 
 
@@ -26,9 +35,15 @@ def main() -> None:
     """Parse, prepare, train, evaluate, say where everything is."""
     settings = parse_settings(description=__doc__)
     arguments = settings.training
-    run = RunFolder(str(arguments.output_dir), overwrite=settings.run.overwrite, resume=settings.run.resume)
     _ = arguments.device  # sets up the processes as transformers wants them
     state = start_processes(arguments.use_cpu)
+    try:
+        run = RunFolder(str(arguments.output_dir), overwrite=settings.run.overwrite, resume=settings.run.resume)
+    except FinishedRunError as finished:  # a job that was queued again: all is well, if it is this run
+        check_same(Path(str(arguments.output_dir)), {"settings": settings.to_plain()})
+        if state.is_main_process:
+            print(finished)
+        return
     set_seed(arguments.seed)
     torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, on which CPUs crawl
 
@@ -39,7 +54,7 @@ def main() -> None:
         run.claim(described)
     state.wait_for_everyone()
 
-    with measured(settings.run.energy_country, continued=settings.run.resume) as energy:
+    with measured(settings.run.energy_country, continued=run.resume) as energy:
         model, log = train_model(settings, films, run)
     traced = provenance(described) | {"log": log, "energy": energy or None}
     report = finish_run(model, films, run, settings.model.fit, settings, traced)

@@ -1,9 +1,14 @@
+import runpy
+import shutil
+import sys
+
 import pytest
 import yaml
 
 from hf_cxr.adaptation import parse_adaptation
 from hf_cxr.arguments import SettingsError, parse_settings
-from hf_cxr.runs import RunFolder, RunFolderError, describe_run
+from hf_cxr.processes import launch_mark
+from hf_cxr.runs import FinishedRunError, RunFolder, RunFolderError, describe_run
 from tests.conftest import REPO
 
 SHIPPED = sorted((REPO / "recipes" / "configs").glob("*.yaml"))
@@ -126,3 +131,87 @@ def test_a_folder_that_is_no_run_is_never_deleted(tmp_path):
     for arguments in ({}, {"overwrite": True}, {"resume": True}):
         with pytest.raises(RunFolderError, match="no run"):
             RunFolder(tmp_path, **arguments)
+
+
+@pytest.fixture
+def attempt(monkeypatch):
+    """This process as a worker of a launcher, in its n-th attempt."""
+
+    def be(launch, n):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", f"/tmp/torchelastic_{launch}/none_x/attempt_{n}/0/error.json")
+
+    return be
+
+
+def test_workers_started_anew_go_on_whatever_their_command_says(tmp_path, attempt):
+    run = tmp_path / "run"
+    finished(run)  # by someone else
+    attempt("a", 0)
+    RunFolder(run, overwrite=True)  # killed before it claimed the folder
+    attempt("a", 1)
+    folder = RunFolder(run, overwrite=True)
+    assert not folder.resume
+    folder.claim(RUN | {"launched_by": [launch_mark()]})
+    assert not (run / "eval_report.json").exists()
+    (run / "checkpoint-3").mkdir()
+    (run / "checkpoint-3" / "complete").touch()
+    attempt("a", 2)
+    for command in ({}, {"overwrite": True}, {"resume": True}):
+        folder = RunFolder(run, **command)
+        assert folder.resume
+        folder.claim(RUN | {"launched_by": [launch_mark()]})
+        assert folder.checkpoint(run) == run / "checkpoint-3"
+    attempt("b", 1)  # another launch, refused and tried again
+    with pytest.raises(RunFolderError, match="an unfinished run"):
+        RunFolder(run)
+    attempt("a", 3)
+    (run / "eval_report.json").touch()
+    with pytest.raises(FinishedRunError):
+        RunFolder(run, overwrite=True)
+
+
+def test_the_launch_is_written_into_run_yaml(config, attempt):
+    described = {}
+    for launch, n in (("a", 0), ("a", 1), ("b", 0)):
+        attempt(launch, n)
+        plain = parse_settings([config("use_cpu: true\n")]).to_plain()
+        described[launch, n] = describe_run(plain, {}, {})["launched_by"]
+    assert described["a", 0] == described["a", 1] != described["b", 0]
+    assert len(described["a", 0]) == 1
+
+
+def test_what_an_interrupted_claim_leaves_can_be_claimed_again(tmp_path, monkeypatch):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "run.yaml.partial").write_text("settings:")
+    RunFolder(tmp_path / "new").claim(RUN)
+
+    run = tmp_path / "old"
+    finished(run)
+    (run / "checkpoint-3").mkdir()
+    (run / "checkpoint-3" / "complete").touch()
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder(run, overwrite=True).claim(RUN)
+    # Neither finished nor to be gone on with from what is half deleted.
+    assert RunFolder(run, resume=True).checkpoint(run) is None
+    RunFolder(run, overwrite=True).claim(RUN)
+    assert [path.name for path in run.iterdir()] == ["run.yaml"]
+
+
+def test_a_finished_run_that_is_queued_again_is_left_and_all_is_well(tmp_path, config, monkeypatch, capsys):
+    run = tmp_path / "run"
+    words = [config("use_cpu: true\n"), "--output_dir", str(run), "--resume", "true"]
+    RunFolder(run).claim(describe_run(parse_settings(words).to_plain(), {}, {}))
+    (run / "eval_report.json").write_text("{}")
+    recipe = str(REPO / "recipes" / "train.py")
+    monkeypatch.setattr(sys, "argv", [recipe, *words])
+    runpy.run_path(recipe, run_name="__main__")
+    assert "nothing to resume" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [recipe, *words, "--learning_rate", "0.5"])
+    with pytest.raises(SystemExit, match=r"learning_rate: was 5e-05, is 0\.5"):
+        runpy.run_path(recipe, run_name="__main__")

@@ -58,11 +58,11 @@ ALLOWED = {
     "training_arguments": {"calibration", "operating_points", "sampling"},
     "trainer": {
         "hierarchy", "models", "losses", "evaluation", "predictions",
-        "augmentation", "averaging", "operating_points", "sampling", "training_arguments",
+        "augmentation", "averaging", "data", "operating_points", "sampling", "training_arguments",
     },
     "arguments": {"data", "hierarchy", "labels", "losses", "models", "augmentation", "training_arguments"},
-    "runs": {"trainer"},
-    "films": {"arguments", "data", "hierarchy", "hospital_taxonomy", "labels", "models"},
+    "runs": {"processes", "trainer"},
+    "films": {"arguments", "data", "hierarchy", "hospital_taxonomy", "labels", "models", "training_arguments"},
     "experiment": {
         "arguments", "calibration", "evaluation", "figures", "film_reference", "films", "full_report", "hierarchy",
         "inference", "labels", "losses", "models", "operating_points", "predictions", "refitting", "runs", "trainer",

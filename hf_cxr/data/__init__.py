@@ -13,37 +13,52 @@ import pyarrow as pa
 from filelock import FileLock
 
 from hf_cxr.data.base import BUILDER_VERSION, FilmBuilder
-from hf_cxr.data.cache import FilmDataset, decode
+from hf_cxr.data.cache import PartDone, decode, decode_part
 from hf_cxr.data.chexpert import CheXpert, CheXpertConfig
+from hf_cxr.data.film_dataset import FilmDataset
 from hf_cxr.data.hospital import Hospital, HospitalConfig, finding_counts
 from hf_cxr.data.hospital_map import HospitalMap
 from hf_cxr.data.map_reading import load_map
 from hf_cxr.data.nih import TABLES, NIHChestXray14
 from hf_cxr.data.options import FilmConfig
 from hf_cxr.data.phantom.generation import DESCRIPTION, generate
+from hf_cxr.data.pieces import CacheError
 from hf_cxr.data.problems import DataProblems
 from hf_cxr.data.published_hospitals import BRAX, MIMICCXRJPG, PadChest, VinDrCXR
+from hf_cxr.data.shard_builder import ShardConfig, Shards
+from hf_cxr.data.shard_writing import write_shards
+from hf_cxr.data.shards import ShardError
 from hf_cxr.data.splits import check_disjoint, patient_disjoint_split
+from hf_cxr.data.stream_order import StreamOrder
+from hf_cxr.data.streaming import FilmStream
 from hf_cxr.data.tables import find_file
 
 __all__ = [
     "BRAX",
     "BUILDERS",
     "MIMICCXRJPG",
+    "CacheError",
     "CheXpert",
     "CheXpertConfig",
     "DataProblems",
     "FilmBuilder",
     "FilmConfig",
     "FilmDataset",
+    "FilmStream",
     "Hospital",
     "HospitalConfig",
     "HospitalMap",
     "NIHChestXray14",
     "PadChest",
+    "PartDone",
+    "ShardConfig",
+    "ShardError",
+    "Shards",
+    "StreamOrder",
     "VinDrCXR",
     "check_disjoint",
     "decode",
+    "decode_part",
     "finding_counts",
     "findings_matrix",
     "load_map",
@@ -51,6 +66,7 @@ __all__ = [
     "map_of",
     "patient_disjoint_split",
     "phantom_folder",
+    "write_shards",
 ]
 
 BUILDERS: dict[str, type[FilmBuilder]] = {
@@ -62,6 +78,7 @@ BUILDERS: dict[str, type[FilmBuilder]] = {
     "vindr_cxr": VinDrCXR,
     "mimic_cxr_jpg": MIMICCXRJPG,
     "brax": BRAX,
+    "shards": Shards,
 }
 PHANTOM_OPTIONS = {"n_images": 2000, "image_size": 128, "seed": 0}
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
-import numpy.typing as npt
-import pyarrow.compute as pc
-import torch
 from datasets.fingerprint import Hasher
+from datasets.table import Table, concat_tables
+from datasets.utils import tqdm
 
-from hf_cxr.data.problems import UNREADABLE_IMAGE, DataProblems, Problem
+from hf_cxr.data.decoding import Read, Work, default_processes, finish
+from hf_cxr.data.pieces import FAULT, Pieces, check_space, n_faults, writing_to
+from hf_cxr.data.problems import LISTED, UNREADABLE_IMAGE, DataProblems, Problem
 
-CACHE_VERSION = "2"  # raise it whenever the same inputs would give other bytes
-WRITE_BYTES = 32 * 2**20  # held in memory by each process before they go to disk
-FAULT = "decode_fault"
-
-Read = Callable[[str | bytes], tuple[npt.NDArray[np.uint8], str | None]]
+CACHE_VERSION = "3"  # raise it whenever the same inputs would give other bytes, or other pieces
+REMEDY = (
+    "Fetch these files again, or leave the films out, and count them, with skip_unreadable=True (in recipes: "
+    "--skip_missing true)."
+)
 
 
 def decode(
@@ -32,11 +32,15 @@ def decode(
     fingerprint_of_read: str,
     num_proc: int | None = None,
     skip_unreadable: bool = False,
+    progress: bool = True,
 ) -> tuple[datasets.Dataset, int]:
     """Decode every image once and keep its pixels.
 
-    The result lies in `datasets`' own cache beside the data set's, under a name made of the data set's
-    fingerprint, the size and `fingerprint_of_read`; a second call reads it.
+    The result lies in a folder of `datasets`' own cache beside the data set's, under a name made of the data set's
+    fingerprint, the size and `fingerprint_of_read`, in pieces of at most 64 MiB (`pieces.films_a_piece`). A second
+    call reads them. After one that was killed, whole pieces are used and the others decoded. Several runs at once, on
+    machines with this folder in common, decode each piece once in all: each takes those that are free, then waits for
+    the others'.
 
     Args:
         dataset: with the columns `image` (undecoded or not) and `id`.
@@ -44,8 +48,10 @@ def decode(
             LATERAL or None); a ValueError or OSError means that this is no film, or none that can be read.
         image_size: S, in pixels.
         fingerprint_of_read: stands for what `read` does; two that differ must not share one.
-        num_proc: processes; `read` must then be picklable.
+        num_proc: processes on this machine, which the ranks of a distributed run share evenly; default: one a core.
+            `read` must be picklable where processes are not forked.
         skip_unreadable: leave out films whose pixels cannot be decoded.
+        progress: show how many films are decoded.
 
     Returns:
         The data set with `pixels` (S * S bytes, row by row) in place of `image`, and `view` as the file states it
@@ -53,106 +59,140 @@ def decode(
 
     Raises:
         DataProblems: pixels of some films cannot be decoded; raised after the whole pass, with all of them
-            counted, unless `skip_unreadable`.
+            counted, unless `skip_unreadable`. The pieces that they are in are decoded again next time.
+        CacheError: the disk has not the room, or cannot be written to; whole pieces stay.
         ValueError: there are no films, or `read` returned something else than (S, S) uint8.
     """
-    if not len(dataset):
-        raise ValueError("received no films to decode, expected at least one")
-    name = Hasher.hash((CACHE_VERSION, dataset._fingerprint, image_size, fingerprint_of_read))
-    undecoded = dataset.cast_column("image", datasets.Image(decode=False))
-    kept = {key: value for key, value in undecoded.features.items() if key != "image"}
-    text = datasets.Value("string")
-    decoded = undecoded.map(
-        _decode_film,
-        fn_kwargs={"read": read, "size": image_size},
-        remove_columns=["image"],
-        features=datasets.Features({**kept, "pixels": datasets.Value("binary"), FAULT: text}),
-        num_proc=num_proc,
-        writer_batch_size=min(max(WRITE_BYTES // image_size**2, 16), 1000),
-        new_fingerprint=name,
-        desc=f"Decoding at {image_size}×{image_size}",
-    )
-    faults = decoded.select_columns([FAULT]).with_format("arrow")[:][FAULT]
-    bad = np.flatnonzero(pc.is_valid(faults).to_numpy())
-    if not len(bad):
-        return decoded.remove_columns(FAULT), 0
-    if not skip_unreadable:
-        problems = [_problem(undecoded[int(i)], faults[int(i)].as_py()) for i in bad[:10]]
-        # what could not be read may be mended, or have been a disk away for a moment: no such result is kept
-        for file in decoded.cache_files:
-            with suppress(FileNotFoundError):
-                Path(file["filename"]).unlink()
-        remedy = (
-            "Fetch these files again, or leave the films out, and count them, with skip_unreadable=True (in recipes: "
-            "--skip_missing true)."
-        )
-        raise DataProblems(problems, {UNREADABLE_IMAGE: len(bad)}, remedy)
-    good = np.setdiff1d(np.arange(len(decoded)), bad)
-    return decoded.remove_columns(FAULT).select(good), len(bad)
+    cache = _Cache(dataset, read, image_size, fingerprint_of_read)
+    everything = range(len(cache.pieces))
+    tables, _ = cache.complete(everything, num_proc, skip_unreadable, progress)
+    info = dataset.info.copy()
+    info.features = cache.pieces.features
+    table = concat_tables([tables[piece] for piece in everything])  # memory maps side by side, no copy
+    decoded = datasets.Dataset(table, info, dataset.split, fingerprint=cache.name).remove_columns(FAULT)
+    bad = [row for piece in everything for row in cache.faulty(piece, tables[piece])]
+    return (decoded.select(np.setdiff1d(np.arange(len(decoded)), bad)) if bad else decoded), len(bad)
 
 
-def _decode_film(film: dict[str, Any], read: Read, size: int) -> dict[str, Any]:
-    source = film["image"]
-    try:
-        pixels, view = read(source["path"] if source["bytes"] is None else source["bytes"])
-    except (ValueError, OSError) as error:
-        return {"pixels": None, FAULT: f"{type(error).__name__}: {error}"}
-    pixels = np.ascontiguousarray(pixels)
-    if pixels.dtype != np.uint8 or pixels.shape != (size, size):
-        received = f"{pixels.dtype} {pixels.shape}"
-        raise ValueError(f"read gave {received} for {film['id']}, expected uint8 ({size}, {size})")
-    stated = {"view": film["view"] or view} if "view" in film else {}
-    return {"pixels": pixels.tobytes(), FAULT: None, **stated}
+@dataclass(frozen=True)
+class PartDone:
+    """A part of a split, decoded.
 
-
-def _problem(film: dict[str, Any], fault: str) -> Problem:
-    return Problem(UNREADABLE_IMAGE, str(film["id"]), None, fault, film["image"]["path"])
-
-
-class FilmDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Decoded films and their labels, read from memory-mapped Arrow row by row.
-
-    Args:
-        decoded: of `decode`; N films of S * S bytes each.
-        labels: (N, L) float32 in [0, 1], NaN where unknown; row i belongs to film i.
-
-    Items are dicts of `pixel_values` uint8 (1, S, S), `labels` float32 (L,), and `index` int64 (), the row.
-
-    Raises:
-        ValueError: the labels are not (N, L) float32, or the films are not square and of one size.
+    Attributes:
+        films: in this part. decoded: how many of them this call decoded. n_bytes: what the part takes on the disk.
+        folder: where it lies. left_out: films that could not be read.
     """
 
-    def __init__(self, decoded: datasets.Dataset, labels: npt.NDArray[np.float32]) -> None:
-        if labels.ndim != 2 or labels.shape[0] != len(decoded) or labels.dtype != np.float32:
-            received = f"{labels.dtype} {labels.shape}"
-            raise ValueError(f"labels are {received} for {len(decoded):,} films, expected float32 (N, L)")
-        self.films = decoded.select_columns(["pixels"]).with_format("arrow")
-        self.labels = torch.from_numpy(np.array(labels))
-        count = len(self.films[0]["pixels"][0].as_py()) if len(decoded) else 0
-        self.size = math.isqrt(count)
-        if self.size**2 != count:
-            raise ValueError(f"films have {count} bytes, expected a square number, as `decode` writes")
+    films: int
+    decoded: int
+    n_bytes: int
+    folder: Path
+    left_out: int
 
-    def __len__(self) -> int:
-        return len(self.films)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return self.__getitems__([index])[0]
+def decode_part(
+    dataset: datasets.Dataset,
+    read: Read,
+    *,
+    image_size: int,
+    fingerprint_of_read: str,
+    part: int,
+    parts: int,
+    num_proc: int | None = None,
+    skip_unreadable: bool = False,
+) -> PartDone:
+    """Decode one of several parts of a data set; when all are done `decode` finds everything, wherever it runs.
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, torch.Tensor]]:
-        rows = torch.as_tensor(indices, dtype=torch.int64)
-        pixels = self._pixels(rows)
-        return [
-            {"pixel_values": film, "labels": said, "index": row}
-            for film, said, row in zip(pixels, self.labels[rows], rows, strict=True)
-        ]
+    Args:
+        part: from 0. parts: in all. Others: as of `decode`, and the same for all parts.
 
-    def _pixels(self, rows: torch.Tensor) -> torch.Tensor:
-        """(B, 1, S, S) uint8, a copy of these rows only."""
-        column = self.films[rows.tolist()]["pixels"].combine_chunks()
-        _, ends, data = column.buffers()
-        ends_B1 = np.frombuffer(ends, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
-        if (np.diff(ends_B1) != self.size**2).any():
-            raise ValueError(f"rows {rows.tolist()}: expected {self.size**2} bytes in each, as in row 0")
-        pixels = np.frombuffer(data, dtype=np.uint8)[ends_B1[0] : ends_B1[-1]]
-        return torch.from_numpy(pixels.reshape(-1, 1, self.size, self.size).copy())
+    Raises:
+        As `decode`, of this part's films.
+    """
+    if not 0 <= part < parts:
+        raise ValueError(f"part {part} of {parts}, expected 0 to {parts - 1}")
+    cache = _Cache(dataset, read, image_size, fingerprint_of_read)
+    share = range(part, len(cache.pieces), parts)
+    tables, decoded = cache.complete(share, num_proc, skip_unreadable, progress=True)
+    left_out = sum(n_faults(table) for table in tables.values())
+    return PartDone(cache.pieces.films(share), decoded, cache.pieces.n_bytes(share), cache.pieces.folder, left_out)
+
+
+class _Cache:
+    """The decoded pieces of one data set under one key."""
+
+    def __init__(self, dataset: datasets.Dataset, read: Read, image_size: int, fingerprint_of_read: str) -> None:
+        if not len(dataset):
+            raise ValueError("received no films to decode, expected at least one")
+        self.name = Hasher.hash((CACHE_VERSION, dataset._fingerprint, image_size, fingerprint_of_read))
+        self.films = dataset.cast_column("image", datasets.Image(decode=False))
+        kept = {key: value for key, value in self.films.features.items() if key != "image"}
+        features = {**kept, "pixels": datasets.Value("binary"), FAULT: datasets.Value("string")}
+        folder = Path(dataset._get_cache_file_path(self.name)).with_suffix("")
+        self.pieces = Pieces(folder, len(dataset), image_size, datasets.Features(features))
+        self.work = Work(self.films.with_format("arrow"), read, image_size, self.pieces)
+        bare = self.films.remove_columns("image").data
+        self.film_bytes = image_size**2 + -(-bare.nbytes // len(bare))
+
+    def complete(
+        self, share: Sequence[int], num_proc: int | None, skip_unreadable: bool, progress: bool
+    ) -> tuple[dict[int, Table], int]:
+        """All these pieces, whole, and how many films were decoded for it."""
+        with writing_to(self.pieces.folder):
+            self.pieces.folder.mkdir(parents=True, exist_ok=True)
+        tables = {}
+        for piece in share:
+            table = self.pieces.open(piece)
+            if table is not None and n_faults(table) and not skip_unreadable:
+                self.pieces.path(piece).unlink(missing_ok=True)  # what could not be read may be mended
+            elif table is not None:
+                tables[piece] = table
+        missing = [piece for piece in share if piece not in tables]
+        decoded_here = 0
+        if missing:
+            check_space(self.pieces.folder, self.pieces.films(missing) * self.film_bytes)
+            with tqdm(
+                desc=f"Decoding at {self.work.size}×{self.work.size}",
+                total=self.pieces.films(share),
+                initial=self.pieces.films(tables),
+                unit=" films",
+                disable=not progress,
+            ) as bar:
+                while missing:
+                    for piece, decoded in finish(self.work, missing, _processes(num_proc), bar.update):
+                        decoded_here += decoded
+                        if not decoded:
+                            bar.update(len(self.pieces.rows(piece)))
+                        if (table := self.pieces.open(piece)) is not None:
+                            tables[piece] = table
+                    # another run may have taken away what it could not read, before it was seen here
+                    missing = [piece for piece in missing if piece not in tables]
+        if not skip_unreadable:
+            self._raise_faults(tables)
+        return tables, decoded_here
+
+    def faulty(self, piece: int, table: Table) -> list[int]:
+        """Rows of the data set whose films could not be read."""
+        if not n_faults(table):
+            return []
+        first = self.pieces.rows(piece).start
+        return [first + i for i, fault in enumerate(table.column(FAULT).to_pylist()) if fault is not None]
+
+    def _raise_faults(self, tables: dict[int, Table]) -> None:
+        bad = [(piece, row) for piece in sorted(tables) for row in self.faulty(piece, tables[piece])]
+        if not bad:
+            return
+        problems = []
+        for piece, row in bad[:LISTED]:
+            film, first = self.films[row], self.pieces.rows(piece).start
+            fault = tables[piece].column(FAULT)[row - first].as_py()
+            problems.append(Problem(UNREADABLE_IMAGE, str(film["id"]), None, fault, film["image"]["path"]))
+        # these may be mended, or have been a disk away for a moment: no such result is kept
+        for piece in {piece for piece, _ in bad}:
+            self.pieces.path(piece).unlink(missing_ok=True)
+        raise DataProblems(problems, {UNREADABLE_IMAGE: len(bad)}, REMEDY)
+
+
+def _processes(num_proc: int | None) -> int:
+    """Processes for this rank: all ranks of a machine decode at once."""
+    return max(1, (num_proc or default_processes()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -56,6 +56,15 @@ def test_what_is_no_film_is_refused(film, message):
         film_to_gray(film)
 
 
+def test_a_film_that_varies_in_one_pixel_only_is_not_blank():
+    for shape in ((9, 9), (8, 5), (1, 4), (4, 1)):
+        film = np.full(shape, 7, np.uint8)
+        with pytest.raises(FilmError, match="value 7 in every pixel"):
+            film_to_gray(film)
+        film[0, 0] = 8
+        np.testing.assert_array_equal(gray(film), film)
+
+
 def test_pad_keeps_proportions_and_borders():
     film = Image.fromarray(np.full((40, 20), 200, np.uint8))
     padded = fit_to_square(film, 80, "pad")
