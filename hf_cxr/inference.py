@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_cxr.batching import BatchSize
 from hf_cxr.models import CXRPreTrainedModel, CXRTwoStageForImageClassification
 from hf_cxr.models.processing import normalise
 
@@ -39,17 +40,26 @@ def predict_logits(
     """Logits (N, L) of every film, in the data set's order, on every process.
 
     In float32 and without autocast, so that a model loaded elsewhere gives the same figures. Each process takes a
-    contiguous part; the parts are joined and counted. A two-stage model runs its second stage on every film.
+    contiguous part; the parts are joined and counted. A two-stage model runs its second stage on every film. Where the
+    memory does not hold the work on a batch, the model reads it, and all that follow, in halves.
 
     Raises:
         RuntimeError: a film was lost or doubled between the processes.
+        FilmTooLargeError: the memory does not hold the work on a single film.
     """
     state = state or PartialState()
     model = model.to(state.device).eval()
     extra: dict[str, Any] = {"run_all": True} if isinstance(model, CXRTwoStageForImageClassification) else {}
+    size = BatchSize(batch_size)
+
+    def logits(inputs: Tensor) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = model(inputs, **extra).logits.float().cpu().numpy()
+        return found
+
     parts = [
-        model(inputs, **extra).logits.float().cpu().numpy()
+        part
         for _, _, inputs in batches(model, films, batch_size, state, description)
+        for part in size.over(inputs, logits)
     ]
     width = len(model.config.id2label)
     local = np.concatenate(parts) if parts else np.zeros((0, width), np.float32)

@@ -24,6 +24,9 @@ evaluated once the films with errors are left out:
     table[table.error.isna()].to_csv("read.csv", index=False)
     python recipes/evaluate.py --predictions read.csv --taxonomy nih
 
+`--precision bfloat16` or `int8` computes the model's backbone in fewer bits; `recipes/compare_precision.py` says what
+that brings and changes, and makes what int8 needs. `--batch_size 0` takes as many films at once as the memory does.
+
 A run that was stopped goes on with `--resume` and gives the same table. Every film that was bad gives exit code 1, some
 that were do not. Several machines need a common output folder.
 """

@@ -50,7 +50,14 @@ ALLOWED = {
     "curves": {"bootstrap", "metrics"},
     "figures": {"bootstrap", "curves", "evaluation", "hierarchy", "metrics", "predictions"},
     "processes": {"arguments"},
-    "inference": {"models"},
+    "batching": set(),
+    "quantisation": {"models", "verification"},
+    "precision": {"models", "quantisation"},
+    "precision_comparison": {
+        "arguments", "evaluation", "films", "hierarchy", "inference", "loading", "metrics", "models", "precision",
+        "predictions", "quantisation", "verification",
+    },
+    "inference": {"batching", "models"},
     "uncertainty": {"models"},
     "explain": {"models", "uncertainty"},
     "risk": {"metrics"},
@@ -106,8 +113,8 @@ ALLOWED = {
     "switching": {"loading", "models"},
     "pipeline": {"explain", "findings", "hierarchy", "loading", "models", "series", "switching", "uncertainty"},
     "predict": {
-        "arguments", "decisions", "hierarchy", "loading", "models", "pipeline", "predictions", "processes",
-        "uncertainty",
+        "arguments", "batching", "decisions", "hierarchy", "loading", "models", "pipeline", "precision", "predictions",
+        "processes", "uncertainty",
     },
     "__init__": {"hierarchy", "models", "pipeline"},
 }  # fmt: skip

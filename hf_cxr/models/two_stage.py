@@ -1,5 +1,6 @@
 """Gate first, findings second: the second model sees only the films that the gate does not clear."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from .configuration import CXRConfig, CXRDenseNetConfig, CXRTwoStageConfig, CXRV
 from .densenet import CXRDenseNetForImageClassification
 from .heads import chain
 from .modeling import CXROutput, CXRPreTrainedModel
+from .processing import normalise
 from .vit import CXRViTForImageClassification
 
 SINGLE_STAGE: dict[str, tuple[type[CXRConfig], type[CXRPreTrainedModel]]] = {
@@ -28,6 +30,10 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
     among abnormal training films (`config.skipped_conditional`): what is known of a film that nobody looked at
     twice. `CXROutput.finding_model_ran` tells the two apart. (R2 writes zeros there, which destroys every
     ranking figure.)
+
+    The stages may read films of different sizes (their own configs' `image_size`): the larger is the model's, and the
+    other stage makes it smaller by antialiased bilinear interpolation, as the image processor does. A gate that reads
+    less is the cheaper.
     """
 
     config_class = CXRTwoStageConfig
@@ -38,6 +44,9 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
         super().__init__(config)
         self.gate = _build(config.gate_model)
         self.findings = _build(config.finding_model)
+        for stage in (self.gate, self.findings):
+            if stage.config.image_size != config.image_size:
+                _reads_larger(stage)
         gate_name, finding_names = self.gate.config.label_names[0], self.findings.config.label_names
         self.order = [(gate_name, *finding_names).index(name) for name in config.label_names]
         skipped = torch.tensor([config.skipped_conditional[name] for name in finding_names])
@@ -65,7 +74,7 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
             hierarchy_config: `Hierarchy.to_config()` of all labels together.
 
         Raises:
-            ValueError: the two label sets do not make up the hierarchy, or their inputs differ.
+            ValueError: the two label sets do not make up the hierarchy, or they normalise films differently.
         """
         mine, theirs = gate.config, findings.config
         together = [*mine.label_names, *theirs.label_names]
@@ -76,7 +85,7 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
             )
         if outside := [n for n, kind in hierarchy_config["node_kinds"].items() if kind in ("no_finding", "uncertain")]:
             raise ValueError(f"{outside} do not lie below the gate and cannot be composed; use a taxonomy without them")
-        for key in ("image_size", "image_mean", "image_std"):
+        for key in ("image_mean", "image_std"):
             if getattr(mine, key) != getattr(theirs, key):
                 raise ValueError(f"{key}: gate has {getattr(mine, key)}, findings {getattr(theirs, key)}; must agree")
         config = CXRTwoStageConfig(
@@ -85,7 +94,7 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
             gate_threshold=gate_threshold,
             skipped_conditional=skipped_conditional,
             backbone=f"{mine.backbone} + {theirs.backbone}",
-            image_size=mine.image_size,
+            image_size=max(mine.image_size, theirs.image_size),
             image_mean=mine.image_mean,
             image_std=mine.image_std,
             link="conditional",
@@ -113,7 +122,7 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
         """Logits of composed probabilities.
 
         Args:
-            pixel_values: (B, 1, S, S), normalised.
+            pixel_values: (B, 1, S, S), normalised; S is the larger of the stages' sizes.
             labels: not used.
             run_all: run the finding model on every film, for evaluation without the hard gate.
         """
@@ -144,6 +153,27 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
 def _plain(config: CXRConfig) -> dict[str, Any]:
     """As plain data, without the folder it was loaded from."""
     return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
+
+
+def _reads_larger(stage: Any) -> None:
+    """Let a stage's backbone take larger films.
+
+    A hook before the first layer: whatever runs a part of a backbone (dropout, heatmaps, exports) then reads the same
+    film as `forward`, and no weight gets another name.
+    """
+    config, backbone = stage.config, stage.backbone
+    convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    first = backbone.patch_embed if hasattr(backbone, "patch_embed") else next(convolutions)
+    first.register_forward_pre_hook(partial(_resize, config.image_size, config.image_mean is None))
+
+
+def _resize(size: int, own_statistics: bool, _: nn.Module, films: tuple[Tensor]) -> Tensor:
+    (pixels,) = films
+    if pixels.shape[-1] == size:
+        return pixels
+    smaller = F.interpolate(pixels.float(), (size, size), mode="bilinear", antialias=True)
+    # The mean of the smaller film is the larger's, but its deviation is less.
+    return (normalise(smaller, None, None) if own_statistics else smaller).to(pixels.dtype)
 
 
 def _build(plain: dict[str, Any]) -> PreTrainedModel:

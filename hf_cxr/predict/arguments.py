@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from hf_cxr.arguments import SettingsError, parse_groups
+from hf_cxr.precision import PRECISIONS
 
 FORMATS = ("csv", "parquet", "jsonl")
-FREE_ON_RESUME = ("model", "source", "output_dir", "overwrite", "resume", "num_workers")
-"""What may differ between a run and its continuation. Model and source are compared by what they hold instead."""
+FREE_ON_RESUME = ("model", "int8", "source", "output_dir", "overwrite", "resume", "num_workers")
+"""What may differ between a run and its continuation. Models and source are compared by what they hold instead."""
 
 _TRUTH = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 
@@ -29,7 +30,12 @@ class PredictArguments:
     )
     output_dir: str = field(default="predictions", metadata={"help": "Folder of the table."})
     format: str = field(default="csv", metadata={"help": f"Of the table: {', '.join(FORMATS)}."})
-    batch_size: int = field(default=32, metadata={"help": "Films that go through the model together."})
+    batch_size: int = field(
+        default=32,
+        metadata={
+            "help": "Films that go through the model together, halved where memory runs out; 0: as many as it takes."
+        },
+    )
     rows_per_part: int = field(
         default=256,
         metadata={"help": "Films after which results are safe, and that a process takes at a time; whole batches."},
@@ -39,6 +45,12 @@ class PredictArguments:
         default=0, metadata={"help": "Passes of Monte Carlo dropout, 0: none; adds <label>_entropy and _deviation."}
     )
     seed: int = field(default=0, metadata={"help": "Of their masks."})
+    precision: str = field(
+        default="float32", metadata={"help": f"Of the model's backbone: {', '.join(PRECISIONS)} (int8: CPU only)."}
+    )
+    int8: str | None = field(
+        default=None, metadata={"help": "Folder int8/ of recipes/compare_precision.py, for precision int8."}
+    )
     heatmaps: bool = field(
         default=False,
         metadata={"help": "Draw heatmaps over films for the findings decided positive: pictures of patients."},
@@ -58,18 +70,29 @@ class PredictArguments:
             raise SettingsError(f"got model={self.model}, source={given}; give both: predict.py --model M SOURCE")
         if self.format not in FORMATS:
             raise SettingsError(f"format: got {self.format!r}, expected one of {', '.join(FORMATS)}")
-        for name, least in (("batch_size", 1), ("rows_per_part", 1), ("num_workers", 0)):
+        for name, least in (("batch_size", 0), ("rows_per_part", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name}: got {getattr(self, name)}, expected {least} or more")
         if self.dropout_passes == 1 or self.dropout_passes < 0:
             raise SettingsError(f"dropout_passes: got {self.dropout_passes}, expected 0 (none), or 2 or more")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if (self.precision == "int8") != bool(self.int8):
+            raise SettingsError(
+                f"got precision={self.precision}, int8={self.int8}; give both: --precision int8 --int8 FOLDER, which "
+                "recipes/compare_precision.py makes"
+            )
         if self.overwrite and self.resume:
             raise SettingsError("overwrite and resume exclude each other")
 
     @property
     def part_size(self) -> int:
-        """Rows of a part: whole batches, so that what is in a batch depends on the source alone."""
-        return -(-self.rows_per_part // self.batch_size) * self.batch_size
+        """Rows of a part: whole batches, so that what is in a batch depends on the source alone.
+
+        With `batch_size` 0 it depends on the device's memory, too, and figures then by rounding.
+        """
+        batch = self.batch_size or 1
+        return -(-self.rows_per_part // batch) * batch
 
     def held_on_resume(self) -> dict[str, Any]:
         """The settings that a continuation must share, as plain data; no folder is among them."""

@@ -21,9 +21,11 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 from tqdm.auto import tqdm
 
+from hf_cxr.batching import BatchSize
 from hf_cxr.loading import ModelError, load_model, load_processor
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.pipeline import ChestXRayClassificationPipeline
+from hf_cxr.precision import check_heatmaps, set_precision
 from hf_cxr.predict.arguments import PredictArguments
 from hf_cxr.predict.opening import fetched, open_source
 from hf_cxr.predict.reading import in_order, read_film
@@ -57,7 +59,9 @@ def predict(settings: PredictArguments) -> Done:
         the same on every process.
 
     Raises:
-        SettingsError, ModelError, SourceError, OutputFolderError, NoDropoutError: before any film is read.
+        SettingsError, ModelError, PrecisionError, QuantisationError, SourceError, OutputFolderError, NoDropoutError:
+            before any film is read.
+        FilmTooLargeError: the memory does not hold the model's work on one film.
         SourceError: also where the list or a Parquet file breaks off half way.
         LostFilmsError: the parts do not hold every film once.
     """
@@ -65,15 +69,19 @@ def predict(settings: PredictArguments) -> Done:
     folder = OutputFolder(Path(settings.output_dir), overwrite=settings.overwrite, resume=settings.resume)
     _on_main(state, folder.check)
     pipe = load(str(settings.model), state.device)
+    weights = fingerprint(pipe.network, pipe.image_processor)
+    int8_folder = Path(settings.int8) if settings.int8 else None
+    int8 = set_precision(pipe.network, pipe.image_processor, settings.precision, int8_folder)
     settings = replace(settings, source=_on_main(state, lambda: fetched(settings.source)))
     source = open_source(settings, pipe.hierarchy.names)
     reader = _reader(pipe, source, settings)
+    about_model = {"sha256": weights} | ({"int8_sha256": int8} if int8 else {})
     survey = _on_main(state, source.survey)
     ranges = [
         range(start, min(start + settings.part_size, survey.n_films))
         for start in range(0, survey.n_films, settings.part_size)
     ]
-    run = _on_main(state, lambda: describe(settings, pipe, source, survey, state))
+    run = _on_main(state, lambda: describe(settings, pipe, about_model, source, survey, state))
     missing = _on_main(state, lambda: folder.claim(run, ranges))
     _make_parts(missing[state.process_index :: state.num_processes], ranges, source, reader, settings, folder, state)
     state.wait_for_everyone()
@@ -97,7 +105,7 @@ def _on_main(state: PartialState, work: Callable[[], T]) -> T:
 
 
 def load(name: str, device: torch.device) -> ChestXRayClassificationPipeline:
-    """A model and its processor, in float32 on a device.
+    """A model and its processor, in float32 on a device, as loaded.
 
     Raises:
         ModelError: no such folder, weights or processor are missing, or no model of the project.
@@ -122,7 +130,10 @@ def _reader(pipe: ChestXRayClassificationPipeline, source: Source, settings: Pre
         n_passes=settings.dropout_passes,
         seed=settings.seed,
         heatmaps=settings.heatmaps,
+        batch_size=BatchSize(settings.batch_size) if settings.batch_size else BatchSize.for_device(pipe.device),
     )
+    if settings.heatmaps:
+        check_heatmaps(pipe.network, settings.precision)
     if settings.heatmaps and not reader.thresholds:
         raise ModelError(
             f"{settings.model}: stores no operating points, so that nothing is decided positive and no heatmap would "
@@ -134,6 +145,7 @@ def _reader(pipe: ChestXRayClassificationPipeline, source: Source, settings: Pre
 def describe(
     settings: PredictArguments,
     pipe: ChestXRayClassificationPipeline,
+    hashes: dict[str, Any],
     source: Source,
     survey: Survey,
     state: PartialState,
@@ -145,8 +157,8 @@ def describe(
             "name": name.resolve().name if name.is_dir() else str(settings.model),
             "type": config.model_type,
             "labels": list(config.label_names),
-            "sha256": fingerprint(pipe.network, pipe.image_processor),
-        },
+        }
+        | hashes,
         "settings": settings.held_on_resume(),
         "source": {"name": source.path.resolve().name, "kind": source.kind, **asdict(survey)}
         | {"left_out": list(survey.left_out)},
@@ -178,7 +190,8 @@ def _make_parts(
     """Read the films of these parts, batch by batch, and write each part when it is whole."""
     mine = [ranges[i] for i in numbers]
     decode = partial(read_film, processor=reader.pipe.image_processor)
-    films = in_order(decode, source.rows(mine), settings.num_workers, 2 * settings.batch_size)
+    size = reader.batch_size
+    films = in_order(decode, source.rows(mine), settings.num_workers, 2 * size.films)
     pictures = folder.path / HEATMAPS
     if settings.heatmaps:
         pictures.mkdir(exist_ok=True)
@@ -186,8 +199,7 @@ def _make_parts(
     with tqdm(total=sum(map(len, mine)), desc="Predicting", unit=" films", disable=hidden, leave=False) as bar:
         for number, expected in zip(numbers, mine, strict=True):
             rows: list[dict[str, Any]] = []
-            for start in range(0, len(expected), settings.batch_size):
-                batch = list(islice(films, min(settings.batch_size, len(expected) - start)))
+            while batch := list(islice(films, min(size.films, len(expected) - len(rows)))):
                 read, overlays = reader.read(batch)
                 rows += read
                 for name, overlay in overlays.items():

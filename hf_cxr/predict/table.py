@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hf_cxr.batching import ON_CPU, BatchSize
 from hf_cxr.decisions import decide, stored_thresholds
 from hf_cxr.hierarchy import SCORED_KINDS
 from hf_cxr.models import CXRTwoStageForImageClassification
@@ -45,10 +46,11 @@ class Reader:
     - `error`: why the film was not read, and then every column from `<label>_prob` on is blank.
 
     Args:
-        pipe: the model's pipeline, whose forward pass is used: float32, no autocast.
+        pipe: the model's pipeline, whose forward pass is used; no autocast.
         carried: the source's columns.
         n_passes, seed: of the dropout; 0 for none.
         heatmaps: make them, too.
+        batch_size: films that go through the model together.
 
     Raises:
         SourceError: the source has a column of the same name as one of these.
@@ -62,10 +64,12 @@ class Reader:
         n_passes: int = 0,
         seed: int = 0,
         heatmaps: bool = False,
+        batch_size: BatchSize | None = None,
     ) -> None:
         self.pipe, self.config, self.hierarchy = pipe, pipe.network.config, pipe.hierarchy
         self.passes: dict[str, Any] = {"n_passes": n_passes or None, "seed": seed}
         self.heatmaps = heatmaps
+        self.batch_size = batch_size or BatchSize(ON_CPU)
         self.thresholds = stored_thresholds(self.config.operating_points, self.hierarchy)
         self.two_stage = isinstance(pipe.network, CXRTwoStageForImageClassification)
         names = self.hierarchy.names
@@ -86,7 +90,7 @@ class Reader:
             raise SourceError(f"the source has the columns {twice}, which the table makes itself; rename or drop them")
 
     def read(self, films: Sequence[Film]) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.uint8]]]:
-        """A batch to its films' rows, and overlays (S, S, 3) by their files' names."""
+        """Films to their rows, and overlays (S, S, 3) by their files' names."""
         rows = [{NUMBER: f.row.number, ID: f.row.id, **f.row.metadata, ERROR: f.error} for f in films]
         overlays: dict[str, NDArray[np.uint8]] = {}
         good = [(row, film.pixels) for row, film in zip(rows, films, strict=True) if film.pixels is not None]
@@ -103,12 +107,17 @@ class Reader:
                 overlays[file_name(row[ID], label)] = overlay(pixels, heat)
         return rows, overlays
 
-    def _run(self, pixels_BSS: Tensor) -> dict[str, Tensor]:
-        pixels = pixels_BSS[:, None].to(self.pipe.device)
-        inputs = normalise(pixels, self.config.image_mean, self.config.image_std)
+    def _run(self, pixels_NSS: Tensor) -> dict[str, Tensor]:
         wanted = {"heatmaps": self.hierarchy.names} if self.heatmaps else {}
-        outputs: dict[str, Tensor] = self.pipe.forward({"pixel_values": inputs}, **self.passes, **wanted)
-        return outputs
+
+        def run(pixels_BSS: Tensor) -> dict[str, Tensor]:
+            pixels = pixels_BSS[:, None].to(self.pipe.device)
+            inputs = normalise(pixels, self.config.image_mean, self.config.image_std)
+            outputs: dict[str, Tensor] = self.pipe.forward({"pixel_values": inputs}, **self.passes, **wanted)
+            return outputs
+
+        parts = self.batch_size.over(pixels_NSS, run)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _figures(self, outputs: dict[str, Tensor], at: int) -> dict[str, Any]:
         """A film's columns."""

@@ -45,7 +45,10 @@ def test_several_films_may_be_named():
         ("--model m", "got model=m, source=None; give both"),
         ("films", "got model=None, source=films"),
         ("--model m a --format xlsx", "format: got 'xlsx', expected one of csv, parquet, jsonl"),
-        ("--model m a --batch_size 0", "batch_size: got 0, expected 1 or more"),
+        ("--model m a --batch_size -1", "batch_size: got -1, expected 0 or more"),
+        ("--model m a --precision fp16", "precision: got 'fp16', expected one of float32, bfloat16, int8"),
+        ("--model m a --precision int8", "got precision=int8, int8=None; give both"),
+        ("--model m a --int8 folder", "got precision=float32, int8=folder; give both"),
         ("--model m a --num_workers -1", "num_workers: got -1, expected 0 or more"),
         ("--model m a --dropout_passes 1", "dropout_passes: got 1"),
         ("--model m a --overwrite --resume", "exclude each other"),
@@ -60,6 +63,7 @@ def test_settings_are_checked(words, message):
 def test_parts_are_whole_batches():
     assert replace(settings("m", "s", "o"), rows_per_part=256, batch_size=48).part_size == 288
     assert replace(settings("m", "s", "o"), rows_per_part=1, batch_size=48).part_size == 48
+    assert replace(settings("m", "s", "o"), rows_per_part=100, batch_size=0).part_size == 100
 
 
 def test_errors_are_one_line(model, folder, tmp_path, monkeypatch):
