@@ -64,7 +64,9 @@ class DataArguments:
     data_options: dict | str | None = field(
         default=None, metadata={"help": 'More options of the builder as JSON, e.g. {"train_csv": "visual.csv"}.'}
     )
-    num_proc: int | None = field(default=None, metadata={"help": "Processes that decode films on each machine; default: its cores."})
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Processes that decode films on each machine; default: its cores."}
+    )
     streaming: bool = field(
         default=False, metadata={"help": "Decode training films while training, from Parquet shards; no cache."}
     )

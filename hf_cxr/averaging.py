@@ -23,7 +23,7 @@ class WeightAverage:
     are forgotten within a short training.
 
     Args:
-        model: unwrapped model, whose parameters and buffers stay the same objects while it trains. decay: in (0, 1).
+        model: unwrapped model. decay: in (0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -32,7 +32,14 @@ class WeightAverage:
         self.decay = decay
         self.n_updates = 0
         self.average = {name: value.detach().clone() for name, value in _floats(model).items()}
-        # Walking through the modules for their names takes longer than the arithmetic: done once, not at every step.
+        self.follow(model)
+
+    def follow(self, model: nn.Module) -> None:
+        """Take this model's weights from now on; to be called again when it is ready to train.
+
+        Walking through the modules for their names takes longer than the arithmetic: it is done here, not at every
+        step. Under DDP, batch norm's statistics are other tensors after wrapping than before.
+        """
         held = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
         self._pairs = [(value, held[name]) for name, value in self.average.items()]
 

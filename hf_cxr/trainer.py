@@ -103,7 +103,7 @@ class CXRTrainer(Trainer):
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("ema_decay needs whole weights on every process; set it to 0 under FSDP or DeepSpeed")
             self.average = WeightAverage(self.model, args.ema_decay)
-            self.add_callback(_UpdateAverage(self))
+            self.add_callback(_UpdateAverage(self.average))
         if args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
@@ -325,20 +325,15 @@ class CXRTrainer(Trainer):
 class _UpdateAverage(TrainerCallback):
     """Takes the weights into the average after each optimiser step."""
 
-    def __init__(self, trainer: CXRTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # In several processes batch norm's statistics are other tensors by now than those that the average follows.
-        before, model = self.trainer.average, self.trainer.model
-        assert before is not None
-        with before.applied(model):
-            self.trainer.average = WeightAverage(model, before.decay)
-        self.trainer.average.n_updates = before.n_updates
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any) -> None:
+        assert model is not None
+        self.average.follow(model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        assert self.trainer.average is not None
-        self.trainer.average.update()
+        self.average.update()
 
 
 def _was_over(checkpoint: Path) -> bool:

@@ -194,6 +194,18 @@ def test_averaged_weights_are_what_is_evaluated_and_kept(make_trainer):
     assert trainer.evaluate()["eval_macro_auroc"] == pytest.approx(trainer.state.best_metric, abs=1e-6)
 
 
+def test_the_average_follows_statistics_that_were_replaced_before_training(make_trainer):
+    """As under DDP, whose wrapper makes other tensors of batch norm's statistics."""
+    trainer = make_trainer(ema_decay=0.5)
+    names = [name for name, _ in trainer.model.named_buffers() if name.endswith("running_mean")]
+    for name in names:
+        module = trainer.model.get_submodule(name.rpartition(".")[0])
+        module.running_mean = module.running_mean.clone()
+    trainer.train()
+    assert names
+    assert all(trainer.average.average[name].any() for name in names)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
