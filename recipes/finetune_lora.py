@@ -46,7 +46,7 @@ def main() -> None:
     state.wait_for_everyone()
 
     with measured(settings.run.energy_country, continued=settings.run.resume) as energy:
-        model, log = train_adaptation(settings, base, processor, films, run)
+        model, log = train_adaptation(settings, base, processor, films, run, own.train)
     traced = provenance(described) | {"log": log, "energy": energy or None, "adapted_from": model.config.adapted_from}
 
     def compare(report: EvalReport) -> None:

@@ -2,7 +2,8 @@
 
 from hf_cxr.adaptation.adapters import AdapterArguments, AdapterError, adapt, trained_parameters
 from hf_cxr.adaptation.arguments import AdaptationArguments, AdaptationSettings, parse_adaptation
-from hf_cxr.adaptation.report import own_films, report_change
+from hf_cxr.adaptation.own_films import OwnFilms, own_films
+from hf_cxr.adaptation.report import report_change
 from hf_cxr.adaptation.training import prepare_adaptation, train_adaptation
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "AdaptationSettings",
     "AdapterArguments",
     "AdapterError",
+    "OwnFilms",
     "adapt",
     "own_films",
     "parse_adaptation",

@@ -38,10 +38,17 @@ class AdaptationArguments:
         default=1.0,
         metadata={"help": "Weight with which the base's opinion is kept where a label is unknown; 0: none."},
     )
+    rehearsal: float = field(
+        default=1.0,
+        metadata={
+            "help": "Training films of the base's own data for each of the hospital's, on which its opinion is kept, "
+            "where they are at hand; 0: none."
+        },
+    )
     base_data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "The base's own data, to report what it forgot; default: as in its run.yaml, if it is there."
+            "help": "The base's own data, to forget less and to report it; default: as in its run.yaml, if there."
         },
     )
 
@@ -50,11 +57,17 @@ class AdaptationArguments:
             raise SettingsError(
                 "base is missing: name the model to adapt, a run's folder or a name on the Hub (--base)"
             )
-        if self.distillation < 0 or self.epoch_films < 1 or (self.n_films is not None and self.n_films < 1):
+        if self.distillation < 0 or self.rehearsal < 0:
             raise SettingsError(
-                f"distillation {self.distillation}, epoch_films {self.epoch_films}, n_films {self.n_films}: expected 0 "
-                "or more, and at least 1 film"
+                f"distillation {self.distillation}, rehearsal {self.rehearsal}: expected 0 (none) or more"
             )
+        if self.epoch_films < 1 or (self.n_films is not None and self.n_films < 1):
+            raise SettingsError(f"epoch_films {self.epoch_films}, n_films {self.n_films}: expected at least 1 film")
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether films of the base's are wanted: nothing but distillation teaches anything of them."""
+        return self.distillation > 0 and self.rehearsal > 0
 
 
 @dataclass(frozen=True)

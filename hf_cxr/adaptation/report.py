@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_cxr.adaptation.arguments import AdaptationSettings
-from hf_cxr.arguments import DataArguments, LabelArguments, parse_groups
+from hf_cxr.adaptation.own_films import OwnFilms
 from hf_cxr.change import ChangeReport, Cost, Side, annotated_labels, compare_models
 from hf_cxr.experiment import calibrated_logits, prediction_table, uncalibrated_logits
-from hf_cxr.films import Films, prepare_split
+from hf_cxr.films import Films
 from hf_cxr.hierarchy import Hierarchy
-from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
+from hf_cxr.models import CXRPreTrainedModel
 from hf_cxr.operating_points import OperatingPoints
-from hf_cxr.runs import SETTINGS_FILE
-
-
-def own_films(
-    settings: AdaptationSettings, base: CXRPreTrainedModel, processor: CXRImageProcessor
-) -> tuple[Films | None, str | None]:
-    """The base's own test films, or why there are none; to be asked before training, since data may be broken.
-
-    Raises:
-        DataProblems, SettingsError: see `films.prepare`.
-    """
-    run = Path(settings.adaptation.base, SETTINGS_FILE)
-    if not run.is_file():
-        return None, f"the base has no {SETTINGS_FILE}, which says what it was trained on"
-    trained = yaml.safe_load(run.read_text(encoding="utf-8"))["settings"]
-    if settings.adaptation.base_data_dir:
-        trained["data"]["data_dir"] = settings.adaptation.base_data_dir
-    folder = trained["data"]["data_dir"]
-    if trained["data"]["dataset"] != "phantom" and not (folder and Path(folder).expanduser().exists()):
-        return (
-            None,
-            f"the base's data ({trained['data']['dataset']}) are not on this machine; name them by --base_data_dir",
-        )
-    data, labels = parse_groups((DataArguments, LabelArguments), [], None, trained["data"] | trained["labels"])
-    return prepare_split(data, labels, processor, Hierarchy.from_config(base.config), "test"), None
 
 
 def report_change(
@@ -48,19 +20,19 @@ def report_change(
     base: CXRPreTrainedModel,
     adapted: CXRPreTrainedModel,
     films: Films,
-    own: tuple[Films | None, str | None],
+    own: OwnFilms,
     log: dict[str, Any],
     provenance: dict[str, Any],
 ) -> ChangeReport:
     """Both models on the hospital's test films, and on the base's.
 
     Args:
-        films: the hospital's. own: the base's, as of `own_films`.
+        films: the hospital's. own: the base's.
         log: of `train_adaptation`. provenance: stored as given.
     """
     split = "test" if "test" in films.decoded else "validation"
     name = films.joined.name if films.joined else settings.data.dataset
-    films_of_base, why = own
+    films_of_base = own.test
     training = log["model"]
     here = compare_models(f"{split} films of {name}", side_of(base, films, split), side_of(adapted, films, split))
     return ChangeReport(
@@ -73,6 +45,7 @@ def report_change(
             epochs=training["epochs"],
             seconds=training["seconds"],
             peak_memory_bytes=training["peak_memory_bytes"],
+            rehearsed_films=training["rehearsed_films"],
         ),
         base=None
         if films_of_base is None
@@ -82,7 +55,7 @@ def report_change(
             side_of(adapted, films_of_base, "test"),
             annotated=annotated_labels(here),
         ),
-        base_undefined=why,
+        base_undefined=own.why_not,
         provenance=provenance,
     )
 

@@ -8,15 +8,18 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hf_cxr.adaptation.adapters import adapt, save, trained_parameters
 from hf_cxr.adaptation.arguments import AdaptationSettings, shown
 from hf_cxr.adaptation.distillation import DistillingTrainer, opinion
 from hf_cxr.arguments import SettingsError
+from hf_cxr.data import FilmDataset
 from hf_cxr.films import Films, prepare
 from hf_cxr.growth import grow
 from hf_cxr.hierarchy import Hierarchy
@@ -53,9 +56,17 @@ def chosen_rows(films: Films, n_films: int | None, seed: int) -> NDArray[np.intp
 
 
 def train_adaptation(
-    settings: AdaptationSettings, base: CXRPreTrainedModel, processor: CXRImageProcessor, films: Films, run: RunFolder
+    settings: AdaptationSettings,
+    base: CXRPreTrainedModel,
+    processor: CXRImageProcessor,
+    films: Films,
+    run: RunFolder,
+    rehearsed: Films | None = None,
 ) -> tuple[CXRPreTrainedModel, dict[str, Any]]:
     """Grow, adapt and train; what was trained is saved in the run's folder and loaded from there.
+
+    Args:
+        films: the hospital's. rehearsed: of the base's own training split.
 
     Returns:
         the model as it lies on the disk, and what `experiment.train_model` says of a training.
@@ -67,11 +78,18 @@ def train_adaptation(
     n_films = len(rows)
     rows = np.tile(rows, -(-settings.adaptation.epoch_films // n_films))
     train, validation = films.dataset("train", hierarchy.names, rows), films.dataset("validation", hierarchy.names)
+    n_rehearsed = 0
+    if rehearsed is not None and settings.adaptation.rehearses:
+        share, seed = settings.adaptation.rehearsal, settings.training.seed
+        train, n_rehearsed = with_rehearsal(films.decoded["train"].select(rows), train.labels, rehearsed, share, seed)
     model = grow(base, hierarchy, films.prevalence(hierarchy.names, rows))
     model.config.adapted_from = {"name": shown(settings.adaptation.base), **identity(base)}
     teacher = torch.full(train.labels.shape, torch.nan)
     if settings.adaptation.distillation:
         teacher[:, : len(own.names)] = opinion(model, train)[:, : len(own.names)]
+        # What the hospital annotates is for its films to say: two opinions on it would meet in the middle.
+        annotated_L = ~torch.isnan(train.labels).all(0)
+        teacher[len(train) - n_rehearsed :, annotated_L] = torch.nan
     adapted = adapt(model, settings.adapter)
     n_trained, n_all = trained_parameters(adapted)
     assert films.unclosed is not None
@@ -102,6 +120,7 @@ def train_adaptation(
         "steps_per_second": output.metrics["train_steps_per_second"],
         "epochs": trainer.state.epoch,
         "films": n_films,
+        "rehearsed_films": n_rehearsed,
         "parameters": n_all,
         "trained_parameters": n_trained,
         "peak_memory_bytes": peak_memory(),
@@ -114,6 +133,26 @@ def train_adaptation(
         processor.save_pretrained(run.path)
     PartialState().wait_for_everyone()
     return load_model(run.path), {"model": log}
+
+
+def with_rehearsal(
+    decoded: datasets.Dataset, labels_NL: Tensor, rehearsed: Films, share: float, seed: int
+) -> tuple[FilmDataset, int]:
+    """Films of the base's own after the hospital's, without labels: what the base says of them is all they teach.
+
+    Args:
+        decoded, labels_NL: the hospital's. rehearsed: the base's training split.
+        share: of them for each of the hospital's; not more than there are. seed: which.
+
+    Returns:
+        both, and the number of the base's.
+    """
+    own = rehearsed.decoded["train"]
+    n_own = min(round(share * len(decoded)), len(own))
+    rows = np.sort(np.random.default_rng(seed).permutation(len(own))[:n_own])
+    both = datasets.concatenate_datasets([part.select_columns(["pixels"]) for part in (decoded, own.select(rows))])
+    unknown = np.full((n_own, labels_NL.shape[1]), np.nan, np.float32)
+    return FilmDataset(both, np.concatenate([labels_NL.numpy(), unknown])), n_own
 
 
 def peak_memory() -> int:

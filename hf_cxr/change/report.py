@@ -22,7 +22,7 @@ class Cost:
     Attributes:
         method: e.g. `"lora"`. trained_parameters, all_parameters: numbers of weights.
         films: labelled training films. epochs: passes over them. seconds: of training, by the clock.
-        peak_memory_bytes: None where it was not measured.
+        peak_memory_bytes: None where it was not measured. rehearsed_films: of the base's own, without their labels.
     """
 
     method: str
@@ -32,6 +32,7 @@ class Cost:
     epochs: float
     seconds: float
     peak_memory_bytes: int | None = None
+    rehearsed_films: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.trained_parameters <= self.all_parameters or self.all_parameters < 1:

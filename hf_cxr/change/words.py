@@ -43,8 +43,9 @@ def cost(spent: Cost) -> str:
     """What the adaptation took, in one sentence."""
     memory = spent.peak_memory_bytes
     peak = f", {memory / 1e9:.2f} GB of memory at the most" if memory is not None else ", memory not measured"
+    rehearsed = f" and {spent.rehearsed_films:,} of the base's own" if spent.rehearsed_films else ""
     return (
-        f"Cost, by method “{spent.method}”: {spent.films:,} labelled films, {spent.epochs:g} epochs, "
+        f"Cost, by method “{spent.method}”: {spent.films:,} labelled films{rehearsed}, {spent.epochs:g} epochs, "
         f"{_time(spent.seconds)}{peak}; {spent.trained_parameters:,} of {spent.all_parameters:,} parameters trained "
         f"({spent.share:.2%})."
     )
