@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from hf_cxr.errors import UserError
 from hf_cxr.processes import launch_mark
-from hf_cxr.trainer import COMPLETE, last_complete_checkpoint
+from hf_cxr.resuming import COMPLETE, last_complete_checkpoint
 
 SETTINGS_FILE = "run.yaml"
 REPORT_FILE = "eval_report.json"

@@ -19,7 +19,8 @@ from hf_cxr.arguments import SettingsError
 from hf_cxr.data.phantom import generate
 from hf_cxr.losses import MaskedBCELoss
 from hf_cxr.processes import start_processes
-from hf_cxr.trainer import CXRTrainer, last_complete_checkpoint
+from hf_cxr.resuming import last_complete_checkpoint
+from hf_cxr.trainer import CXRTrainer
 from hf_cxr.training_arguments import CXRTrainingArguments
 from tests.conftest import REPO
 from tests.test_train_recipe import TINY, VIT

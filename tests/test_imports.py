@@ -63,12 +63,13 @@ ALLOWED = {
     "risk": {"metrics"},
     "localisation": set(),
     "training_arguments": {"calibration", "operating_points", "sampling"},
+    "resuming": {"averaging", "data"},
     "trainer": {
         "hierarchy", "models", "losses", "evaluation", "predictions",
-        "augmentation", "averaging", "data", "operating_points", "sampling", "training_arguments",
+        "augmentation", "averaging", "data", "operating_points", "resuming", "sampling", "training_arguments",
     },
     "arguments": {"data", "hierarchy", "labels", "losses", "models", "augmentation", "training_arguments"},
-    "runs": {"processes", "trainer"},
+    "runs": {"processes", "resuming"},
     "films": {"arguments", "data", "hierarchy", "hospital_taxonomy", "labels", "models", "training_arguments"},
     "experiment": {
         "arguments", "calibration", "evaluation", "figures", "film_reference", "films", "full_report", "hierarchy",

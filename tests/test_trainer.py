@@ -8,7 +8,8 @@ from torch import nn
 
 from hf_cxr.augmentation import AugmentationConfig
 from hf_cxr.losses import HBCELoss, LossOutput, MaskedBCELoss
-from hf_cxr.trainer import COMPLETE, CXRTrainer, NonFiniteLossError, last_complete_checkpoint
+from hf_cxr.resuming import COMPLETE, last_complete_checkpoint
+from hf_cxr.trainer import CXRTrainer, NonFiniteLossError
 from hf_cxr.training_arguments import CXRTrainingArguments
 
 AUGMENTED = AugmentationConfig(flip=0.5, rotation=10, brightness=0.1)
