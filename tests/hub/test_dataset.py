@@ -1,11 +1,15 @@
 """A data set to the tests' hub and back, and sources that must not go there."""
 
+import runpy
+import sys
+
 import pytest
 
 from hf_cxr.data import load_splits
 from hf_cxr.data.phantom import generate
 from hf_cxr.hub.dataset import PROVENANCE, TermsError, check_terms, push_dataset
 from hf_cxr.hub.upload import Target, UploadError
+from tests.conftest import REPO
 from tests.hub.client import run
 from tests.hub.faults import COMMIT
 from tests.hub.server import OWNER
@@ -86,3 +90,22 @@ def test_open_and_permitted_sources_may_go():
     check_terms("nih", private=False, permitted=False)
     check_terms("phantom", private=False, permitted=False)
     check_terms("chexpert", private=True, permitted=True)
+
+
+def test_the_recipe_writes_a_folder_without_any_hub(tmp_path, monkeypatch, capsys):
+    generate(tmp_path / "phantom", n_images=20, image_size=64, progress=False)
+    words = [
+        "--to_folder",
+        "--dataset",
+        "phantom",
+        "--data_dir",
+        tmp_path / "phantom",
+        "--cache_dir",
+        tmp_path / "cache",
+    ]
+    monkeypatch.setattr(sys, "argv", ["recipes/push_dataset.py", *map(str, [tmp_path / "shards", *words])])
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    runpy.run_path(str(REPO / "recipes" / "push_dataset.py"), run_name="__main__")
+    assert "20 films" in capsys.readouterr().out
+    splits = load_splits("shards", tmp_path / "shards", tmp_path / "cache")[0]
+    assert sum(map(len, splits.values())) == 20
