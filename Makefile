@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: train test lint format clean
+.PHONY: train test bench lint format clean
 
 train: $(STAMP)  ## train, evaluate and save a model on the embedded phantom set
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -17,6 +17,9 @@ train: $(STAMP)  ## train, evaluate and save a model on the embedded phantom set
 
 test: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+bench: $(STAMP)  ## measure every claim of speed; ARGS="loader_steady" measures one
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

@@ -217,7 +217,7 @@ def report_run(
     """Calibrate a model that was loaded from a run's folder, and write predictions, reports and figures.
 
     Every reported figure is thereby one of the model on the disk. Calibration and operating points are fitted on
-    validation and stored in the config. `eval_report.json` is written last.
+    validation and stored in the config. `eval_report.json` is written last; then the checkpoints go.
 
     Args:
         provenance: of the report; its `log` is what `train_model` returned.
@@ -266,8 +266,8 @@ def report_run(
         _draw(folder / "figures", log, reports, hierarchy, films.provenance)
         if "test" in reports:
             reports["validation"].to_json(folder / "eval_report_validation.json")
-        run.remove_checkpoints()
         reported.to_json(folder / REPORT_FILE)
+        run.remove_checkpoints()  # only now: until the report is there, a killed run goes on from them
     return reported
 
 

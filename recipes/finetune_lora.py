@@ -45,7 +45,7 @@ def main() -> None:
         run.claim(described)
     state.wait_for_everyone()
 
-    with measured(settings.run.energy_country, continued=settings.run.resume) as energy:
+    with measured(settings.run.energy_country, continued=run.resume) as energy:
         model, log = train_adaptation(settings, base, processor, films, run, own.train)
     traced = provenance(described) | {"log": log, "energy": energy or None, "adapted_from": model.config.adapted_from}
 
