@@ -90,6 +90,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Delete the run but for `run.yaml`, which the new one's replaces: killed meanwhile, it can be overwritten."""
+        (self.path / REPORT_FILE).unlink(missing_ok=True)
         self._unmark()
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
@@ -98,8 +99,7 @@ class RunFolder:
                 entry.unlink()
 
     def _unmark(self) -> None:
-        """Take the marks of what is whole from what will be deleted: killed meanwhile, nothing is taken for it."""
-        (self.path / REPORT_FILE).unlink(missing_ok=True)
+        """Take the marks of whole checkpoints, which will be deleted: killed meanwhile, none is taken for whole."""
         for stage in self._stages():
             for mark in stage.glob(f"checkpoint-*/{COMPLETE}"):
                 mark.unlink()
