@@ -35,10 +35,9 @@ def growth_preparation(factors: Sequence[int] = FACTORS, source: Path | None = N
             with tempfile.TemporaryDirectory(dir=place) as cache:  # an empty one each time
                 return apart("preparation", folders[factor], cache)
 
-        return _row(
+        return summary(
             "preparation: index, validate, decode",
-            factors,
-            run,
+            _rounds(factors, run),
             f"PNG files into a cache of {SIZE}²; the files are links to few, so that no disk is measured",
         )
 
@@ -49,11 +48,10 @@ def growth_epoch(factors: Sequence[int] = FACTORS, source: Path | None = None) -
         folders = _folders(films, factors, place)
         for folder in folders.values():
             apart("preparation", folder, f"{folder}.cache")
-        return _row(
+        return summary(
             "one epoch with its evaluation",
-            factors,
-            lambda factor: apart("epoch", folders[factor], f"{folders[factor]}.cache"),
-            f"CXRTrainer from the cache, all augmentations, batch 32, bf16, with a DenseNet of two layers at "
+            _rounds(factors, lambda factor: apart("epoch", folders[factor], f"{folders[factor]}.cache")),
+            "CXRTrainer from the cache, all augmentations, batch 32, bf16, with a DenseNet of two layers at "
             f"{SIZE}²: loader, augmentation and Trainer are measured, not convolutions",
         )
 
@@ -71,13 +69,7 @@ def growth_evaluation(factors: Sequence[int] = FACTORS, source: Path | None = No
 
 def growth_bootstrap(factors: Sequence[int] = FACTORS, source: Path | None = None) -> Row:
     """Intervals of 14 AUROCs over more patients."""
-    return _of_tables(
-        "bootstrap",
-        f"bootstrap: {RESAMPLES:,} resamples, 14 AUROCs",
-        "",
-        factors,
-        source,
-    )
+    return _of_tables("bootstrap", f"bootstrap: {RESAMPLES:,} resamples, 14 AUROCs", "", factors, source)
 
 
 def growth_prediction(factors: Sequence[int] = FACTORS, source: Path | None = None) -> Row:
@@ -85,10 +77,9 @@ def growth_prediction(factors: Sequence[int] = FACTORS, source: Path | None = No
     with _place(source) as (place, films):
         folders, model = _folders(films, factors, place), place / "model"
         save_tiny_model(model)
-        return _row(
+        return summary(
             "prediction: folder of PNG to table",
-            factors,
-            lambda factor: apart("prediction", folders[factor], model),
+            _rounds(factors, lambda factor: apart("prediction", folders[factor], model)),
             f"recipes/predict.py, with a DenseNet of two layers at {SIZE}²: reading and writing are measured, not "
             "convolutions",
         )
@@ -99,7 +90,7 @@ def _of_tables(work: str, title: str, note: str, factors: Sequence[int], source:
         files = {factor: place / f"{factor}.csv" for factor in factors}
         for factor, file in files.items():
             repeat_predictions(films, factor, file)
-        return _row(title, factors, lambda factor: apart(work, files[factor]), note)
+        return summary(title, _rounds(factors, lambda factor: apart(work, files[factor])), note)
 
 
 @contextmanager
@@ -127,10 +118,6 @@ def apart(work: str, *given: object) -> Grown:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-3000:]}")
     return Grown(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def _row(title: str, factors: Sequence[int], run: Run, note: str) -> Row:
-    return summary(title, _rounds(factors, run), note)
 
 
 def _rounds(factors: Sequence[int], run: Run) -> list[list[Grown]]:

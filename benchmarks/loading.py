@@ -129,7 +129,7 @@ def our_first_epoch(folder: Path, size: Size) -> Round:
 
 
 def peer_pass(folder: Path, size: Size) -> Round:
-    """torchxrayvision as its README and its training script use it: crop and resize, rotate, shift and scale a film.
+    """torchxrayvision's data set with its crop and resize, and torchvision's rotation, shift and scale, film by film.
 
     It neither flips nor changes brightness and contrast, which ours does.
     """
@@ -174,7 +174,7 @@ def loader_steady(size: Size = Size()) -> Comparison:
         note=(
             f"{size.drawn * size.repeats} phantom films as {size.source}² PNG; ours flips, rotates, scales, shifts and "
             "changes brightness and contrast (cubic convolution), torchxrayvision rotates, scales and shifts (nearest "
-            "pixel), as in its training script"
+            "pixel)"
         ),
     )
 

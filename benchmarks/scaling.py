@@ -32,8 +32,8 @@ MEASURED = {
     "gflop_512": 28.78,
     # issue 6: densenet121 at 320², bf16, channels_last, training step on two cores
     "two_cores_films_s": 9.0,
-    # python -m benchmarks growth_epoch, before_bytes of 1 and 8 times nih128: what a film leaves when it was indexed
-    "index_bytes": 1600.0,
+    # python -m benchmarks growth_epoch, before_bytes of 1 and 16 times nih128: what a film leaves when it was indexed
+    "index_bytes": 1230.0,
     # tracemalloc around iter(EpochSampler(range(10**6), …))
     "order_bytes": 8.0,
     # python -m benchmarks growth_evaluation, growth_bootstrap: a film of the table that is evaluated

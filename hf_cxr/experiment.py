@@ -23,7 +23,7 @@ from transformers import AutoModelForImageClassification
 from hf_cxr import figures
 from hf_cxr.arguments import Settings
 from hf_cxr.evaluation import EvalReport, is_composed
-from hf_cxr.film_reference import FilmReference, FilmReferenceError
+from hf_cxr.film_reference import FilmReference, FilmReferenceError, some_films
 from hf_cxr.films import Films, image_statistics
 from hf_cxr.full_report import full_report
 from hf_cxr.hierarchy import Hierarchy
@@ -222,7 +222,7 @@ def report_run(
     Args:
         provenance: of the report; its `log` is what `train_model` returned.
         earlier: the config of the model that this one was adapted from, which gives calibration and thresholds of
-            labels that cannot be fitted here.
+            labels that cannot be fitted here. Its films may then lack a class of the gate.
         also: further work on the finished model, called in every process before the run counts as finished.
 
     Returns:
@@ -248,6 +248,7 @@ def report_run(
             operating_points=points,
             composed_by_model=is_composed(hierarchy, saved.config.link),
             provenance=provenance,
+            one_class_gate=earlier is not None,
             calibration=calibration,
             uncalibrated=before[split],
             group_by=METADATA,
@@ -273,10 +274,11 @@ def report_run(
 
 def remember_films(saved: CXRPreTrainedModel, films: Films, folder: Path) -> None:
     """Keep what the validation films look like, by which other films can be judged (`recipes/check_data.py`)."""
-    pixels = films.pixels("validation")
+    patients = np.asarray(films.decoded["validation"]["patient"])
+    rows = some_films(patients)
+    pixels = films.pixels("validation", rows)
     with suppress(FilmReferenceError):  # too few films: nothing is known then, and whoever asks is told so
-        patients = films.decoded["validation"]["patient"]
-        FilmReference.fit(pixels, pooled_features(saved, pixels), patients).save(folder)
+        FilmReference.fit(pixels, pooled_features(saved, pixels), patients[rows]).save(folder)
 
 
 def _draw(

@@ -89,6 +89,22 @@ def describe(pixels_NSS: ArrayLike) -> Float:
     return torch.cat([part.flatten(1) for part in (cells, *edges)], 1).double().numpy()
 
 
+MOST_FILMS = 4096
+"""Films that are looked at: what more of them would say does not pay for the memory that they take at once."""
+
+
+def some_films(patients: ArrayLike, most: int = MOST_FILMS) -> NDArray[np.intp]:
+    """Rows of all films, or of whole patients, drawn with a fixed seed, whose films are not more than `most`.
+
+    Args:
+        patients: (N,) patient of each film.
+    """
+    codes, counts = np.unique(np.asarray(patients), return_inverse=True, return_counts=True)[1:]
+    order = np.random.default_rng(0).permutation(len(counts))
+    chosen = order[np.cumsum(counts[order]) <= most]
+    return np.flatnonzero(np.isin(codes, chosen))
+
+
 @dataclass(frozen=True)
 class Cloud:
     """Points, and how far from them others are: a Mahalanobis distance among their first principal directions.

@@ -55,9 +55,10 @@ class Films:
             values, decoded = values[rows], decoded.select(rows)
         return FilmDataset(decoded, values)
 
-    def pixels(self, split: str) -> NDArray[np.uint8]:
-        """All films of a split, (N, S, S), in memory."""
-        raw = self.decoded[split]["pixels"][:]
+    def pixels(self, split: str, rows: NDArray[np.intp] | None = None) -> NDArray[np.uint8]:
+        """All films of a split, or these rows of it, (N, S, S), in memory."""
+        decoded = self.decoded[split] if rows is None else self.decoded[split].select(rows)
+        raw = decoded["pixels"][:]
         side = math.isqrt(len(raw[0]))
         return np.frombuffer(bytearray().join(raw), dtype=np.uint8).reshape(len(raw), side, side)
 

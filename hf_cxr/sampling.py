@@ -38,10 +38,10 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, self.epoch()))
         if self.weight_N is None:
-            return iter(random.permutation(self.n_films).tolist())
+            return map(int, random.permutation(self.n_films))  # a list would hold five times as much
         upper = np.cumsum(self.weight_N) * (self.n_films / self.weight_N.sum())
         drawn = np.searchsorted(upper, np.arange(self.n_films) + random.random(), side="right")
-        return iter(random.permutation(np.minimum(drawn, self.n_films - 1)).tolist())
+        return map(int, random.permutation(np.minimum(drawn, self.n_films - 1)))
 
 
 def repeat_factors(labels_NL: torch.Tensor, threshold: float = 0.1) -> NDArray[np.float64]:

@@ -1,6 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from hf_cxr.augmentation import AugmentationConfig, augment, uniform
 
@@ -120,3 +123,20 @@ def test_rotation_keeps_fine_structure():
     error = (out[:, 0] - expected)[inside].abs().amax((1, 2))
     assert error.max() < 0.06  # bilinear interpolation is off by 0.073
     assert angle.abs().max() > np.radians(8)
+
+
+@pytest.mark.parametrize("change", [{"rotation": 15, "scale": 0.1}, {"flip": 0.5, "rotation": 15, "shift": 0.1}])
+def test_turned_films_are_those_of_torchs_own_affine_grid(films, change):
+    """In double precision; the augmentation's own grid is of complex numbers in single precision."""
+    config, size = AugmentationConfig(**change), films.shape[-1]
+    draws = uniform(1, 2, torch.arange(16), 8).double()
+    centred = 2 * draws - 1
+    angle, zoom = centred[:, 0] * math.radians(config.rotation), 1 / (1 + centred[:, 1] * config.scale)
+    mirror = 1 - 2 * (draws[:, 2] < config.flip).double()
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    across, down = (2 / size * (config.shift * size * centred[:, 3:5]).round()).unbind(1)
+    matrix = torch.stack([cos * mirror, -sin, across, sin * mirror, cos, down], 1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, [16, 1, size, size], align_corners=False)
+    expected = F.grid_sample(films.double() / 255, grid, "bicubic", "zeros", align_corners=False).clamp(0, 1)
+    out = augment(films, torch.arange(16), config, seed=1, epoch=2)
+    torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=0)

@@ -81,6 +81,8 @@ def test_a_mapped_file_is_not_held(tmp_path):
 def test_preparation_and_epoch_meet_every_film(twice, tmp_path):
     prepared = growing.preparation(str(twice), str(tmp_path / "cache"))
     assert prepared.films == 2 * N
+    written = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*.arrow"))
+    assert written > 2 * N * growing.SIZE**2  # decoded here, not found where another run left them
     trained = growing.epoch(str(twice), str(tmp_path / "cache"))
     splits = NIHChestXray14.read_index(twice).films["split"].value_counts()
     assert trained.films == splits["train"]

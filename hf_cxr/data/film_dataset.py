@@ -30,7 +30,8 @@ class FilmDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             received = f"{labels.dtype} {labels.shape}"
             raise ValueError(f"labels are {received} for {len(decoded):,} films, expected float32 (N, L)")
         self.films = decoded.select_columns(["pixels"])
-        self.labels = torch.from_numpy(np.array(labels))
+        # Not copied once more: of many films the labels are what a process holds most of.
+        self.labels = torch.from_numpy(np.require(labels, requirements=["C", "W"]))
         count = len(self.films[0]["pixels"]) if len(decoded) else 0
         self.size = math.isqrt(count)
         if self.size**2 != count:

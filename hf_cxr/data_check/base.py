@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hf_cxr.arguments import DataArguments, LabelArguments
 from hf_cxr.data_check.arguments import CheckArguments
-from hf_cxr.film_reference import REFERENCE_FILE, FilmReference
+from hf_cxr.film_reference import REFERENCE_FILE, FilmReference, some_films
 from hf_cxr.films import prepare_split
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.inference import pooled_features
@@ -98,6 +98,8 @@ def reference_of(base: Base, settings: CheckArguments) -> tuple[FilmReference | 
     )  # fmt: skip
     processor = CXRImageProcessor.from_pretrained(folder)
     films = prepare_split(data, LabelArguments(**trained["labels"]), processor, base.hierarchy, "validation")
-    pixels = films.pixels("validation")
-    reference = FilmReference.fit(pixels, base.features(pixels), films.decoded["validation"]["patient"])
+    patients = np.asarray(films.decoded["validation"]["patient"])
+    rows = some_films(patients)
+    pixels = films.pixels("validation", rows)
+    reference = FilmReference.fit(pixels, base.features(pixels), patients[rows])
     return reference, f"{reference.n_films:,} validation films of the base ({reference.n_patients:,} patients)"

@@ -6,7 +6,15 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import ledoit_wolf
 
 from hf_cxr.experiment import remember_films
-from hf_cxr.film_reference import QUANTILE, REFERENCE_FILE, Cloud, FilmReference, FilmReferenceError, describe
+from hf_cxr.film_reference import (
+    QUANTILE,
+    REFERENCE_FILE,
+    Cloud,
+    FilmReference,
+    FilmReferenceError,
+    describe,
+    some_films,
+)
 from hf_cxr.inference import pooled_features
 
 
@@ -112,16 +120,25 @@ def test_points_of_another_width_are_refused():
         Cloud.fit(drawn(), np.arange(400)).distance(drawn(5, 4))
 
 
+def test_of_very_many_films_whole_patients_are_looked_at():
+    patients = np.repeat(np.arange(100), 7)
+    rows = some_films(patients, most=300)
+    assert len(rows) == 294  # 42 patients
+    assert (np.unique(patients[rows], return_counts=True)[1] == 7).all()
+    np.testing.assert_array_equal(rows, some_films(patients, most=300))
+    np.testing.assert_array_equal(some_films(patients), np.arange(700))
+
+
 def test_a_run_remembers_what_its_films_look_like(make_model, tmp_path):
     """What training leaves beside a model; nothing where there are too few films."""
     pixels = np.random.default_rng(0).integers(0, 255, (120, 32, 32), dtype=np.uint8)
     patients = [f"p{i // 4}" for i in range(120)]
-    films = SimpleNamespace(pixels=lambda split: pixels, decoded={"validation": {"patient": patients}})
+    films = SimpleNamespace(pixels=lambda split, rows: pixels[rows], decoded={"validation": {"patient": patients}})
     remember_films(make_model(), films, tmp_path)
     reference = FilmReference.load(tmp_path)
     assert (reference.n_films, reference.n_patients) == (120, 30)
     assert len(reference.features.distance(pooled_features(make_model(), pixels[:3]))) == 3
     (tmp_path / "few").mkdir()
-    few = SimpleNamespace(pixels=lambda split: pixels[:50], decoded={"validation": {"patient": patients[:50]}})
+    few = SimpleNamespace(pixels=lambda split, rows: pixels[rows], decoded={"validation": {"patient": patients[:50]}})
     remember_films(make_model(), few, tmp_path / "few")
     assert not list((tmp_path / "few").iterdir())
