@@ -140,6 +140,11 @@ def with_rehearsal(
 ) -> tuple[FilmDataset, int]:
     """Films of the base's own after the hospital's, without labels: what the base says of them is all they teach.
 
+    Adapted to films of `kermany224` (LoRA, 50 times distillation), the rank correlation with the base on `nih128`'s
+    validation films, over the findings that are not labelled, is 0.95 with as many films of the base's as of the
+    hospital's and 0.82 with none, at the same AUROC on the hospital's held-out films (gate 0.970, Pneumonia 0.970 and
+    0.971).
+
     Args:
         decoded, labels_NL: the hospital's. rehearsed: the base's training split.
         share: of them for each of the hospital's; not more than there are. seed: which.
