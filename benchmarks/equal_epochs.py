@@ -9,7 +9,6 @@ between seeds.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 
+from benchmarks.training_step import scratch
 from hf_cxr.arguments import DataArguments, LabelArguments
 from hf_cxr.augmentation import AugmentationConfig
 from hf_cxr.films import Films, prepare
@@ -100,7 +100,7 @@ def fresh(films: Films, seed: int) -> CXRPreTrainedModel:
 def ours(films: Films, seed: int, epochs: int) -> tuple[CXRPreTrainedModel, float]:
     model = fresh(films, seed)
     arguments = CXRTrainingArguments(
-        output_dir=tempfile.mkdtemp(), seed=seed, num_train_epochs=epochs, optim="adamw_torch_fused", bf16=True,
+        output_dir=str(scratch()), seed=seed, num_train_epochs=epochs, optim="adamw_torch_fused", bf16=True,
         eval_strategy="no", load_best_model_at_end=False, logging_strategy="no", **COMMON,
     )  # fmt: skip
     train, change = films.dataset("train"), AugmentationConfig(rotation=10, scale=0.1, shift=0.05)
@@ -111,7 +111,7 @@ def ours(films: Films, seed: int, epochs: int) -> tuple[CXRPreTrainedModel, floa
 def plain(films: Films, seed: int, epochs: int) -> tuple[CXRPreTrainedModel, float]:
     model = fresh(films, seed)
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), seed=seed, num_train_epochs=epochs, remove_unused_columns=False,
+        output_dir=str(scratch()), seed=seed, num_train_epochs=epochs, remove_unused_columns=False,
         logging_strategy="no", **COMMON,
     )  # fmt: skip
     trainer = Trainer(WithLoss(model), arguments, train_dataset=Files(films, DATA))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -50,8 +51,7 @@ def our_model(backbone: str, size: int) -> CXRPreTrainedModel:
 
 def film_files(n_films: int, size: int) -> datasets.Dataset:
     """Noisy films as PNG files in a temporary folder, with random labels."""
-    folder = Path(tempfile.mkdtemp(prefix="hf_cxr_bench_"))
-    atexit.register(_remove, folder)
+    folder = scratch()
     random = np.random.default_rng(0)
     smooth = np.linspace(40, 200, size)[None] * np.ones((size, 1))
     for i in range(n_films):
@@ -62,21 +62,26 @@ def film_files(n_films: int, size: int) -> datasets.Dataset:
     return datasets.Dataset.from_dict({**columns, "labels": list(labels)}).cast_column("image", datasets.Image())
 
 
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+def scratch() -> Path:
+    """A folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="hf_cxr_bench_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def our_trainer(backbone: str, size: int, batch: int, films: datasets.Dataset, **settings: Any) -> CXRTrainer:
     """As recipes/train.py makes it, from the decoded cache."""
     processor = CXRImageProcessor(size={"height": size, "width": size})
     decoded, _ = decode(
-        films.remove_columns("labels"), processor.read, image_size=size, fingerprint_of_read=processor.fingerprint
+        films.remove_columns("labels"),
+        processor.read,
+        image_size=size,
+        fingerprint_of_read=processor.fingerprint,
+        progress=False,
     )
     train = FilmDataset(decoded, np.array(films["labels"], dtype=np.float32))
     arguments = CXRTrainingArguments(
-        output_dir=tempfile.mkdtemp(prefix="hf_cxr_bench_"),
+        output_dir=str(scratch()),
         per_device_train_batch_size=batch,
         max_steps=ENDLESS,
         eval_strategy="no",
@@ -123,7 +128,7 @@ def plain_trainer(backbone: str, size: int, batch: int, films: datasets.Dataset)
         return {"pixel_values": torch.stack([row["pixel_values"] for row in rows]), "labels": labels}
 
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(prefix="hf_cxr_bench_"),
+        output_dir=str(scratch()),
         per_device_train_batch_size=batch,
         max_steps=ENDLESS,
         save_strategy="no",
