@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,22 @@ class UserError(Exception):
     """
 
 
-def run_recipe(main: Callable[[], None]) -> None:
-    """Run a recipe; an error of its user ends it with one line, any other with its traceback."""
+def run_recipe(main: Callable[[], None], failed: int = 1) -> None:
+    """Run a recipe; an error of its user ends it with one line, any other with its traceback.
+
+    Args:
+        failed: exit code of both, for a recipe that says something else by 1.
+    """
     try:
         main()
     except (UserError, FileNotFoundError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}")
+        said = f"{Path(sys.argv[0]).name}: {type(error).__name__}: {error}"
+        if failed == 1:
+            sys.exit(said)
+        print(said, file=sys.stderr)
+        sys.exit(failed)
+    except Exception:
+        if failed == 1:
+            raise
+        traceback.print_exc()
+        sys.exit(failed)

@@ -109,6 +109,7 @@ def evaluate_table(
     operating_points: OperatingPoints | None = None,
     composed_by_model: bool = False,
     provenance: dict[str, Any] | None = None,
+    one_class_gate: bool = False,
 ) -> EvalReport:
     """Every figure of a table.
 
@@ -120,10 +121,12 @@ def evaluate_table(
         composed_by_model: the probabilities are unconditional under the gate already (`is_composed`), so that
             composing them again would count the gate twice.
         provenance: stored as given.
+        one_class_gate: report a split whose films lack a class of the gate, too: what needs both is null, with the
+            reason. For hospitals that label one finding, say, and never that a film is normal.
 
     Raises:
         EvaluationError: the label sets differ; lists both sides.
-        SingleClassGateError: the gate's truth has one class in this split.
+        SingleClassGateError: the gate's truth has one class in this split, and `one_class_gate` is not set.
     """
     if set(table.names) != set(hierarchy.names):
         raise EvaluationError(
@@ -141,7 +144,8 @@ def evaluate_table(
     composed: Any = probability
     if hierarchy.gate:
         at = hierarchy.names.index(hierarchy.gate)
-        gating.check_two_classes(truth[:, at], hierarchy.gate, split)
+        if not one_class_gate:
+            gating.check_two_classes(truth[:, at], hierarchy.gate, split)
         if not composed_by_model:
             composed = gating.compose(probability[:, at], probability, _below_gate(hierarchy))
         gate = _gate_section(hierarchy, truth, probability, composed, points)
@@ -233,6 +237,8 @@ def _gate_section(
         "gated": aggregate_figures(hierarchy, truth, composed),
         "auroc": metrics.auroc(truth[:, at], flat[:, at]),
     }
+    if why := metrics.why_undefined(truth[:, at]):
+        section["undefined"] = {"auroc": why}
     if points is None or points.gate_threshold is None:
         return section
     section |= gating.gate_figures(truth[:, at], flat[:, at], points.gate_threshold)

@@ -39,6 +39,7 @@ def full_report(
     operating_points: OperatingPoints | None = None,
     composed_by_model: bool = False,
     provenance: dict[str, Any] | None = None,
+    one_class_gate: bool = False,
     n_resamples: int = 1000,
     seed: int = 0,
     calibration: Calibration | None = None,
@@ -51,7 +52,7 @@ def full_report(
     """Every figure of a table, with 95 % intervals.
 
     Args:
-        table, hierarchy, split, operating_points, composed_by_model, provenance: as `evaluate_table`.
+        table, hierarchy, split, operating_points, composed_by_model, provenance, one_class_gate: as `evaluate_table`.
         n_resamples, seed: of the bootstrap over patients (over images, and said so, where patients are unknown).
         calibration: what the table was calibrated by; uncalibrated: the same films before it, shown beside.
         second: another system's predictions on the same films, compared in pairs.
@@ -69,6 +70,7 @@ def full_report(
         operating_points=operating_points,
         composed_by_model=composed_by_model,
         provenance=provenance,
+        one_class_gate=one_class_gate,
     )
     table = table.in_order(hierarchy.names)
     resamples = Resamples.of(table.patients, n_resamples, seed, table.unit)
@@ -214,7 +216,7 @@ def _gate(report: EvalReport, drawn: Bootstrap) -> dict[str, Any] | None:
     if gate is None:
         return None
     figures: dict[str, Figure] = {rate: (rate, "gate") for rate in (*_DECISIONS, "skip_rate")}
-    gate = gate | with_ci({}, drawn, figures | {"auroc": ("auroc", gate["node"])})
+    gate = gate | with_ci(gate, drawn, figures | {"auroc": ("auroc", gate["node"])})
     if "lost" in gate:
         gate["lost"] = {name: row | _lost(name, row, drawn) for name, row in gate["lost"].items()}
     return gate

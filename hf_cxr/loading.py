@@ -26,14 +26,16 @@ def load_model(name: str | Path, revision: str | None = None) -> CXRPreTrainedMo
     """A model in float32 for inference.
 
     An adapter's folder (PEFT) has the adapted model's own config beside the adapter, with labels, calibration and
-    operating points; its base is loaded by the name in `adapter_config.json`. transformers' own
-    `AutoModelForImageClassification` would take the base's config instead, and with it other probabilities.
+    operating points; its base is loaded by the name in `adapter_config.json`: a folder, from the current one or from
+    those above the adapter, or a name on the Hub. transformers' own `AutoModelForImageClassification` would take the
+    base's config instead, and with it other probabilities.
 
     Args:
         name: folder or name on the Hub. revision: branch, tag or commit of the latter.
 
     Raises:
-        ModelError: no such folder, a file or a weight is missing, another kind of model, or an adapter to another base.
+        ModelError: no such folder, a file or a weight is missing, another kind of model, or an adapter whose base is
+            another or not found.
     """
     with reading(name):
         adapter = find_adapter_config_file(str(name), revision=revision)
@@ -90,11 +92,32 @@ def as_adapted(base: CXRPreTrainedModel, base_name: str, config: CXRConfig, name
         raise ModelError(f"{name}: its base {base_name} is not what was adapted: {error}") from None
 
 
+def _base_of(name: str, adapter: PeftConfig, config: CXRConfig) -> str:
+    """Where an adapter's base is; of a folder that is not found, the Hub is not asked."""
+    base, place = str(adapter.base_model_name_or_path), Path(name).expanduser()
+    if Path(base).exists() or not place.is_dir():
+        return base
+    place = place.resolve()
+    # As it was typed where the adapter was trained; or both folders side by side, as they were sent.
+    for found in (*(above / base for above in (place, *place.parents)), place.parent / Path(base).name):
+        if found.is_dir():
+            return str(found)
+    # A folder's name is stored without those above it, and what was published has its base's revision.
+    adapted = config.adapted_from
+    if "/" in base and (adapter.revision or not adapted or adapted["name"] == base):
+        return base
+    raise ModelError(
+        f"{name}: an adapter to {base}, which is neither in the current folder ({Path.cwd()}) nor in one above the "
+        "adapter. Start where it lies, put it beside the adapter, or write its path into the adapter's "
+        "adapter_config.json (base_model_name_or_path; for a name on the Hub also its revision)"
+    )
+
+
 def _merged(name: str, revision: str | None) -> CXRPreTrainedModel:
     config = AutoConfig.from_pretrained(name, revision=revision)
     adapter = PeftConfig.from_pretrained(name, revision=revision)
     if not adapter.base_model_name_or_path:
         raise ModelError(f"{name}: adapter_config.json names no base model (base_model_name_or_path)")
-    base = load_model(adapter.base_model_name_or_path, adapter.revision)
+    base = load_model(_base_of(name, adapter, config), adapter.revision)
     model = as_adapted(base, adapter.base_model_name_or_path, config, name)
     return PeftModel.from_pretrained(model, name, revision=revision).merge_and_unload().eval()

@@ -17,6 +17,9 @@ from hf_cxr.metrics import Array
 from hf_cxr.operating_points import Criterion, OperatingPoints, choose_operating_points
 from hf_cxr.predictions import PredictionTable
 
+_BEFORE = " (before adaptation)"
+_NONE = OperatingPoints("", None, "none", "none", {})
+
 
 def refit_calibration(table: PredictionTable, method: str, split: str, earlier: Any | None = None) -> Calibration:
     """A calibration fitted on the labels that have films of both classes here; others keep the earlier one.
@@ -31,7 +34,7 @@ def refit_calibration(table: PredictionTable, method: str, split: str, earlier: 
     if earlier is None:
         return fit_table(table, method, split)
     here = tuple(name for name in table.names if _two_classes(table.column(name)[0]))
-    fitted = fit_table(table.in_order(here), method, split)
+    fitted = fit_table(table.in_order(here), method if here else "none", split)
     before = Calibration(**earlier.calibration) if earlier.calibration else None
     coefficients = dict.fromkeys(table.names, (1.0, 1.0, 0.0))
     if before is not None:
@@ -45,23 +48,25 @@ def refit_calibration(table: PredictionTable, method: str, split: str, earlier: 
 def refit_points(
     table: PredictionTable, hierarchy: Hierarchy, split: str, gate_criterion: str, earlier: Any | None = None
 ) -> OperatingPoints:
-    """Thresholds chosen on the split; a label without films of both classes here keeps the earlier one.
+    """Thresholds chosen on the split; a label, or the gate, without films of both classes here keeps the earlier one.
 
     Args:
         table: calibrated predictions on the split. hierarchy: names the gate. gate_criterion: see `Criterion`.
         earlier: config of the model that was adapted; None: all are chosen here.
 
     Raises:
-        SingleClassGateError: the gate's truth has one class, and there is no earlier threshold.
+        SingleClassGateError: the gate's truth has one class, and there is no earlier model. One that had no threshold
+            either leaves the gate without.
         ThresholdError: a criterion that cannot be read or met.
     """
-    if earlier is None or not earlier.operating_points:
+    if earlier is None:
         return choose_operating_points(table, hierarchy, split, gate_criterion=gate_criterion)
-    before = OperatingPoints(**earlier.operating_points)
+    before = OperatingPoints(**earlier.operating_points) if earlier.operating_points else _NONE
     for_labels, for_gate = Criterion.parse("f1"), Criterion.parse(gate_criterion)
     chosen = {name: for_labels.threshold(*table.column(name)) for name in table.names}
     kept = [name for name, threshold in chosen.items() if threshold is None and before.thresholds.get(name) is not None]
-    gate, gate_threshold, how = hierarchy.gate, before.gate_threshold, f"{before.gate_criterion} (before adaptation)"
+    gate, gate_threshold = hierarchy.gate, before.gate_threshold
+    how = f"{before.gate_criterion.removesuffix(_BEFORE)}{_BEFORE}"
     if gate and _two_classes(table.column(gate)[0]):
         gate_threshold, how = for_gate.threshold(*table.column(gate)), str(for_gate)
     return OperatingPoints(

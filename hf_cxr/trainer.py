@@ -220,13 +220,19 @@ class CXRTrainer(ResumableTrainer):
             probabilities(logits),
             pd.DataFrame(index=range(len(index))),
         )
-        points = choose_operating_points(table, self.hierarchy, "validation", gate_criterion=self.args.gate_criterion)
+        # A hospital may label one finding and never a normal film; its model then keeps the base's threshold. Any other
+        # model would end without one, so that the error comes now.
+        adapted, gate_node = bool(self.model.config.adapted_from), self.hierarchy.gate
+        points, criterion = None, self.args.gate_criterion
+        if not adapted or gate_node is None or {0.0, 1.0} <= set(table.column(gate_node)[0]):
+            points = choose_operating_points(table, self.hierarchy, "validation", gate_criterion=criterion)
         report = evaluate_table(
             table,
             self.hierarchy,
             "validation",
             operating_points=points,
             composed_by_model=is_composed(self.hierarchy, self.model.config.link),
+            one_class_gate=adapted,
         )
         gate = report.gate or {}
         figures = {

@@ -4,9 +4,10 @@
     python recipes/average_adapters.py runs/site_a runs/site_b --base runs/nih128 --weights 2 1 --method linear \\
         --output_dir runs/averaged --evaluate site_a.yaml site_b.yaml
 
-Each site adapts the same base by `recipes/finetune_lora.py --method lora` and sends its folder; of it are read the
-adapter, `config.json`, `preprocessor_config.json` and `eval_report.json`. No film leaves a site. For a further round
-each site merges the average (`--base runs/averaged`) and adapts again.
+Each site adapts the same base by `recipes/finetune_lora.py --method lora` and sends five files of its folder, which are
+all that is read: `adapter_config.json`, `adapter_model.safetensors`, `config.json`, `preprocessor_config.json` and
+`eval_report.json`. The others stay: `predictions_*.csv` has a row a film, `run.yaml` the site's paths. No film leaves a
+site. For a further round each site merges the average (`--base runs/averaged`) and adapts again.
 
 The output folder is an adapter like the sites' own: any recipe takes it as a model. With it come `averaging.json` and
 `averaging.md`: which sites gave what share and, with `--evaluate`, for each map (`hf_cxr/data/hospital.py`) whose films

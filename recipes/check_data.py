@@ -14,8 +14,8 @@ It is printed, and with `--output_dir` written as `check.html` (one file with it
 Nothing on it names a patient: films are told by table and row. `--show_cells true` prints, on the terminal alone, what
 wrong cells hold.
 
-Exit code: 0 usable, 1 usable with warnings, 2 not usable. What cannot be checked at all (no such table, say) ends with
-an error and 1.
+Exit code: 0 usable, 1 usable with warnings, 2 not usable. What cannot be checked at all (no such table or base, say)
+ends with an error and 3.
 """
 
 import sys
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_recipe(main)
+    run_recipe(main, failed=3)

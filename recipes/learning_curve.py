@@ -5,8 +5,10 @@
 
 Further options go to every run of `recipes/finetune_lora.py`; `--full` gives options of full fine-tuning alone, which
 wants a smaller learning rate. All films are always one of the numbers. Validation films are the same for all, so that
-what is learned from 25 is learned from 25 and the validation split. Started again, it goes on where it stopped. The
-output folder gets `<method>/n<films>/s<seed>/` (whole runs), and at the end `learning_curve.json`, `.md` and `.png`.
+what is learned from 25 is learned from 25 and the validation split. Numbers that the hospital does not have are left
+out, and said. Started again, it goes on where it stopped; a finished run of other settings, films or base in the
+output folder is an error. The output folder gets `<method>/n<films>/s<seed>/` (whole runs), and at the end
+`learning_curve.json`, `.md` and `.png`.
 """
 
 import argparse
@@ -19,11 +21,15 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from hf_cxr.adaptation.curve import base_point, curve_point
+from hf_cxr.adaptation import AdaptationSettings, parse_adaptation
+from hf_cxr.adaptation.curve import base_point, check_run, curve_point
 from hf_cxr.change import draw_learning_curve, learning_markdown
+from hf_cxr.data import load_splits
 from hf_cxr.errors import run_recipe
 from hf_cxr.launching import launch_run
+from hf_cxr.loading import load_model
 from hf_cxr.runs import REPORT_FILE
+from hf_cxr.verification import identity
 
 ADAPT = Path(__file__).with_name("finetune_lora.py")
 
@@ -41,14 +47,27 @@ def main() -> None:
     parser.add_argument("--accelerate_config", type=Path, help="of each run; default: one process")
     options, words = parser.parse_known_args()
     out = options.output_dir
+    # The films are looked up before anything is trained; the runs find them prepared.
+    settings = settings_of([options.config, *words], out)
+    splits, described = load_splits(
+        settings.data.dataset, settings.data.data_dir, settings.data.cache_dir, **settings.data.builder_options()
+    )
+    available = len(splits["train"])
+    if beyond := sorted(n for n in set(options.films) if n >= available):
+        print(f"{available} training films: {', '.join(map(str, beyond))} left out, for all of them are always a point")
+    numbers = sorted(set(options.films) - set(beyond))
     wanted = {}
-    for method, n_films, seed in product(options.methods, [*sorted(set(options.films)), None], options.seeds):
+    for method, n_films, seed in product(options.methods, [*numbers, None], options.seeds):
         own = shlex.split(options.full) if method == "full" else []
         number = [] if n_films is None else ["--n_films", str(n_films)]
         wanted[out / method / f"n{n_films or '_all'}" / f"s{seed}"] = [
             options.config, *words, *own, *number, "--method", method, "--seed", str(seed),
         ]  # fmt: skip
     waiting = {folder: each for folder, each in wanted.items() if not (folder / REPORT_FILE).is_file()}
+    if len(waiting) < len(wanted):
+        weights = identity(load_model(settings.adaptation.base))["weights"]
+        for folder in wanted.keys() - waiting.keys():
+            check_run(folder, settings_of(wanted[folder], folder), described["fingerprint"], weights)
     print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} finished")
     launch = partial(launch_run, ADAPT, accelerate_config=options.accelerate_config, jobs=options.jobs)
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -63,6 +82,11 @@ def main() -> None:
     print(f"\n{text}")
     for name in ("learning_curve.md", "learning_curve.json", "learning_curve.png"):
         print(f"{name:20} {(out / name).resolve()}")
+
+
+def settings_of(words: list[str], folder: Path) -> AdaptationSettings:
+    """Those that a run's process has."""
+    return parse_adaptation([*words, "--output_dir", str(folder), "--disable_tqdm", "true"])
 
 
 if __name__ == "__main__":

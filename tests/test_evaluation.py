@@ -12,6 +12,7 @@ from hf_cxr.evaluation import (
     evaluate_table,
     is_composed,
 )
+from hf_cxr.full_report import full_report
 from hf_cxr.gating import SingleClassGateError
 from hf_cxr.operating_points import choose_operating_points
 from hf_cxr.predictions import PredictionTable, PredictionTableError, TableFormat, probabilities
@@ -107,6 +108,16 @@ def test_a_gate_of_one_class_is_an_error(nih):
         evaluate_table(table, nih, "test")
     with pytest.raises(SingleClassGateError, match="split 'validation'"):
         choose_operating_points(table, nih, "validation")
+
+
+def test_unless_it_is_asked_for_with_what_is_undefined(nih):
+    table = make_table(nih)
+    points = choose_operating_points(table, nih, "validation")
+    table.truth[:, 0] = 1
+    gate = full_report(table, nih, "test", operating_points=points, one_class_gate=True, n_resamples=20).gate
+    assert (gate["auroc"], gate["specificity"]) == (None, None)
+    assert gate["undefined"]["auroc"] == "no negative film"
+    assert gate["sensitivity"] == pytest.approx((table.probability[:, 0] >= points.gate_threshold).mean())
 
 
 def test_gate_section_against_plain_counting(reports, nih):

@@ -73,3 +73,17 @@ def test_a_gate_of_one_class_keeps_its_threshold_if_it_has_one(nih, earlier):
     assert points.gate_criterion == "sensitivity >= 0.95 (before adaptation)"
     with pytest.raises(SingleClassGateError):
         refit_points(here, nih, "validation", "sensitivity:0.9")
+    earlier.operating_points = None
+    points = refit_points(here, nih, "validation", "sensitivity:0.9", earlier)
+    assert (points.gate_threshold, points.gate_criterion) == (None, "none (before adaptation)")
+    assert points.thresholds["Pneumonia"] is not None
+
+
+@pytest.mark.parametrize("method", ["none", "platt", "auto"])
+def test_films_that_say_nothing_leave_everything_as_it_was(nih, earlier, method):
+    nothing = table(nih, ())
+    fitted = refit_calibration(nothing, method, "validation", earlier)
+    assert fitted.coefficients == earlier.calibration["coefficients"]
+    points = refit_points(nothing, nih, "validation", "sensitivity:0.9", earlier)
+    assert points.thresholds == earlier.operating_points["thresholds"]
+    assert points.gate_threshold == earlier.operating_points["gate_threshold"]

@@ -16,7 +16,8 @@ from hf_cxr.adaptation.sites import AveragingError, Site
 from hf_cxr.arguments import DataArguments, PolicyArguments
 from hf_cxr.change import Side, compare_models
 from hf_cxr.change.words import signed
-from hf_cxr.data import map_of
+from hf_cxr.data import load_splits, map_of
+from hf_cxr.data.hospital_splits import SplitError
 from hf_cxr.films import Films, prepare_split
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
@@ -31,6 +32,8 @@ THRESHOLDS = (
 )
 _CRITERION = Criterion.parse("sensitivity:0.95")
 _SHARED_OPTIONS = ("view", "validation_fraction", "split_seed", "skip_missing")
+_OWN_OPTIONS = ("test_fraction",)
+"""Of the builder alone; its other options are paths on a site's machine."""
 
 
 def names_of(sites: Sequence[Site]) -> list[str]:
@@ -100,8 +103,9 @@ def evaluate_average(
     """Base, every site's adapter and the average on the test films of each map (data set `hospital`).
 
     Args:
-        maps: of sites that are among `sites`, or of others; those whose films are on this machine. Options of the data
-            set are those of the site's report; what uncertain and blank cells mean is the default.
+        maps: of sites that are among `sites`, or of others; those whose films are on this machine. A site's own map is
+            known by its hospital's name and by the fingerprint of the data that it trained on. Options of the data set
+            are then those of the site's report; what uncertain and blank cells mean is the default.
         processor: of all. seed: of the bootstrap over patients.
 
     Returns:
@@ -111,7 +115,7 @@ def evaluate_average(
         `change.pairs.Pair`}}, refitted: the gate of the average at a threshold chosen on the map's validation films}`.
 
     Raises:
-        AveragingError: a map of a site's hospital whose data are not those that the site trained on.
+        AveragingError: a map by the name of a site's hospital, whose data no site of that name trained on.
         Otherwise as `films.prepare_split`.
     """
     own = {name: site.model(base) for name, site in zip(names_of(sites), sites, strict=True)}
@@ -124,24 +128,13 @@ def _evaluate(
 ) -> dict[str, Any]:
     hospital = map_of("hospital", path)
     assert hospital is not None  # the data set has one
-    trained = {name: site for name, site in sites.items() if site.name == hospital.name}
-    options: dict[str, Any] = next((site.data.get("options", {}) for site in trained.values()), {})
-    data = DataArguments(
-        dataset="hospital", data_dir=str(path), **{k: options[k] for k in _SHARED_OPTIONS if k in options}
-    )
+    data, trained = _known_by_data(path, {name: site for name, site in sites.items() if site.name == hospital.name})
     hierarchy = Hierarchy.from_config(models[AVERAGE].config)
 
     def films(split: str) -> Films:
         return prepare_split(data, PolicyArguments(), processor, hierarchy, split)
 
     test = films("test")
-    for site in trained.values():
-        if site.data["fingerprint"] != test.provenance["fingerprint"]:
-            raise AveragingError(
-                f"{path}: {site.folder} is of the same hospital ({hospital.name}) and was trained on other data "
-                f"({site.data['fingerprint']}) than these ({test.provenance['fingerprint']}), so that its training "
-                "films may be among these test films. Use the map, tables and splits of the training"
-            )
     sides = {name: side_of(model, test, "test") for name, model in models.items()}
     where = f"test films of {hospital.name}"
     compared = {n: compare_models(where, sides[BASE], side, seed=seed) for n, side in sides.items() if n != BASE}
@@ -164,6 +157,40 @@ def _evaluate(
         },
         "refitted": _refitted(models[AVERAGE], films, sides, where, seed),
     }
+
+
+def _known_by_data(path: Path, named: Mapping[str, Site]) -> tuple[DataArguments, dict[str, Site]]:
+    """How a map's films are read, and which of the sites of its name were trained on them.
+
+    The name alone may be that of a file, `my_hospital`, which two hospitals gave their maps.
+    """
+    trained: dict[str, Site] = {}
+    chosen, unlike = None, []
+    for name, site in named.items():
+        data = _read_with(path, site.data.get("options", {}))
+        try:
+            found = load_splits(data.dataset, data.data_dir, data.cache_dir, **data.builder_options())[1]["fingerprint"]
+        except SplitError as error:  # the splits that lie here were cut with other options than this site's
+            found = f"which its options cannot split: {error}"
+        if found == site.data["fingerprint"]:
+            trained[name] = site
+            chosen = chosen or data
+        else:
+            unlike.append(f"{site.folder} on {site.data['fingerprint']} (these are {found})")
+    if named and not trained:
+        name = next(iter(named.values())).name
+        raise AveragingError(
+            f"{path}: adapters of a hospital of its name ({name}) were trained on other data: {'; '.join(unlike)}, so "
+            "that their training films may be among these test films. Use the map, tables and splits of the training; "
+            "or, if this is another hospital, give its map a name of its own (`hospital: …`)"
+        )
+    return chosen or _read_with(path, {}), trained
+
+
+def _read_with(path: Path, options: Mapping[str, Any]) -> DataArguments:
+    own = {key: options[key] for key in _OWN_OPTIONS if key in options}
+    shared = {key: options[key] for key in _SHARED_OPTIONS if key in options}
+    return DataArguments(dataset="hospital", data_dir=str(path), data_options=own or None, **shared)
 
 
 def _figures(result: Mapping[str, Any], side: str, labels: Mapping[str, Any]) -> dict[str, Any]:

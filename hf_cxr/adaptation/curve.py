@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hf_cxr.adaptation.arguments import AdaptationSettings
 from hf_cxr.change import CHANGE_FILE, ChangeReport
-from hf_cxr.runs import SETTINGS_FILE
+from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE, RunFolderError, check_same
 
 OWN = "macro AUROC, base's own films"
 
@@ -28,6 +30,26 @@ def curve_point(run: Path) -> dict[str, Any]:
     for name, row in _rows(change).items():
         point |= {name: row["after"], f"{name}_ci": row["after_ci"]}
     return point
+
+
+def check_run(run: Path, settings: AdaptationSettings, data: str, weights: str) -> None:
+    """Refuse a finished run that is not the one asked for.
+
+    Args:
+        settings: asked for. data: fingerprint of the films. weights: of the base (`verification.identity`).
+
+    Raises:
+        RunFolderError: with both sides of each difference.
+    """
+    check_same(run, {"settings": settings.to_plain()})
+    described = yaml.safe_load((run / SETTINGS_FILE).read_text(encoding="utf-8"))
+    report = json.loads((run / REPORT_FILE).read_text(encoding="utf-8"))["provenance"]
+    for what, then, today in (
+        ("films with fingerprint", described["data"]["fingerprint"], data),
+        ("a base with weights", report["adapted_from"]["weights"], weights),
+    ):
+        if then != today:
+            raise RunFolderError(f"{run} was made of {what} {then}, and asked for are {today}; name another output_dir")
 
 
 def base_point(run: Path) -> dict[str, float | None]:

@@ -113,8 +113,8 @@ def _macro_of(part: dict[str, Any]) -> list[str]:
     if row["difference"] is None or len(row["labels"]) < 2:
         return []  # of one finding it says nothing new
     return [
-        f"Macro AUROC there over {len(row['labels'])} findings: {number(row['before'])} before, {number(row['after'])} "
-        f"after, {signed(row)}."
+        f"Macro AUROC on the hospital's films over {len(row['labels'])} findings: {number(row['before'])} before, "
+        f"{number(row['after'])} after, {signed(row)}."
     ]
 
 

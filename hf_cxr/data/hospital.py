@@ -55,8 +55,9 @@ A complete `my_hospital.yaml`; every scalar is read as text, so `no`, `007` and 
     # split: {lists: {train: train.txt, test: test.txt}, of: patient}
                                     # without it: cut by patient, and kept in splits/
 
-Words, headers, codes and file names match whatever their case and spaces. Identifiers match whatever a spreadsheet
-made of them: `007`, `7` and `7.0` are one. A word that is neither mapped nor ignored is an error that lists all of
+Words, headers, codes and file names match whatever their case and spaces; two files whose names differ in these alone
+are two films all the same. Identifiers of patients and studies match whatever a spreadsheet made of them: `007`, `7`
+and `7.0` are one. A word that is neither mapped nor ignored is an error that lists all of
 them with their counts and the nearest known word.
 """
 
@@ -159,7 +160,8 @@ class Hospital(FilmBuilder):
         if mapped.packaged:
             return {}
         self.pseudonyms = Pseudonyms(Path(config.key_file or mapped.path.parent / KEY_FILE))
-        return {"pseudonyms": self.pseudonyms.fingerprint}
+        # The second tells caches apart that were written when the ids of images were folded, as patients' are.
+        return {"pseudonyms": self.pseudonyms.fingerprint, "image_ids": "verbatim"}
 
     def _info(self) -> datasets.DatasetInfo:
         info = super()._info()
@@ -184,6 +186,8 @@ class Hospital(FilmBuilder):
         path_of = {
             self.pseudonyms.of("image", film): path for film, path in zip(films["id"], films["image"], strict=True)
         }
+        if len(path_of) != len(films):
+            raise AssertionError(f"{len(films)} films have {len(path_of)} ids: some would get another's pixels")
 
         def with_images(split: datasets.Dataset) -> datasets.Dataset:
             paths: list[Any] = [{"bytes": None, "path": path_of[film]} for film in split["id"]]

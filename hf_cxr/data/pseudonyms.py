@@ -14,6 +14,7 @@ from hf_cxr.data.near import folded
 from hf_cxr.errors import UserError
 
 KEY_FILE = "pseudonyms.key"
+OPTION = '--data_options \'{"key_file": "/folder/pseudonyms.key"}\' (in Python, the option key_file)'
 WARNING = "# Keep this file here and to yourself: with it, ids can be found again by trying; without it, never."
 KEY_BYTES = 32
 DIGITS = 16  # of 4 bits: among a million ids, two meet with a probability of 3 in 100 million
@@ -43,7 +44,7 @@ class Pseudonyms:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise PseudonymError(
-                f"{file}: no key for pseudonyms can be kept there ({error}); name a key_file"
+                f"{file}: no key for pseudonyms can be kept there ({error}); name another place: {OPTION}"
             ) from error
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         try:
@@ -53,18 +54,21 @@ class Pseudonyms:
             self._key = b""
         if len(self._key) != KEY_BYTES:
             raise PseudonymError(
-                f"{file}: holds no key of {2 * KEY_BYTES} hex digits; restore it, or name another key_file"
+                f"{file}: holds no key of {2 * KEY_BYTES} hex digits; restore it, or name another: {OPTION}"
             )
 
     def of(self, kind: str, value: str) -> str:
         """The pseudonym of an id: 16 hex digits, the same for all spellings that the builder takes for one.
 
         Args:
-            kind: `image`, `patient` or `study`, whose ids are apart. value: as a table of the hospital has it.
+            kind: `image`, `patient` or `study`, whose ids are apart. value: as a table of the hospital has it; an image
+                is a file, of which `IM1` and `im1`, or `1` and `01`, are two.
         """
-        with suppress(ValueError):  # a path, say
-            value = identifier(value)
-        message = f"{kind}\0{folded(value)}".encode()
+        if kind != "image":
+            with suppress(ValueError):  # a file's name, say, where the hospital has no studies
+                value = identifier(value)
+            value = folded(value)
+        message = f"{kind}\0{value}".encode()
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:DIGITS]
 
     @property
@@ -74,13 +78,34 @@ class Pseudonyms:
 
 
 def _make(file: Path) -> None:
-    """Write a new key; the file appears whole or not at all, and one that another process made meanwhile stays."""
+    """Write a new key; the file appears whole or not at all, and one that another process made meanwhile stays.
+
+    Where there are no hard links (FAT, some shares) it is written in place, and taken away again if that fails.
+    """
+    text = f"{WARNING}\n{secrets.token_hex(KEY_BYTES)}\n"
     partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    _write(partial, text)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as content:
-            content.write(f"{WARNING}\n{secrets.token_hex(KEY_BYTES)}\n")
+        os.link(partial, file)
+    except FileExistsError:
+        pass
+    except OSError:
         with suppress(FileExistsError):
-            os.link(partial, file)
+            _write(file, text)
     finally:
         partial.unlink()
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that is not there yet, for its owner alone.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as content:
+            content.write(text)
+    except BaseException:
+        file.unlink()
+        raise

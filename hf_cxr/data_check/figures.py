@@ -9,6 +9,8 @@ import numpy as np
 from hf_cxr.data_check.result import Check
 from hf_cxr.figures.style import drawing
 
+FIGURES = ("prevalence", "ages", "looks")
+
 
 def draw(check: Check, folder: Path) -> dict[str, str]:
     """Draw what there is something to draw of, as PNGs; returns `{file stem: caption}`."""

@@ -61,6 +61,8 @@ def said(
         found.append(Finding(WARNING, "new_under_denied", what, index.notes[NEW_DENIED], "films", remedy=CHECK_LABEL))
     counts |= {"nodes": _nodes(encoded.values, hierarchy, index, tables.has_splits, prevalence)}
     counts |= {"joined": None if joined is None else joined.summary()}
+    if tables.has_splits and (encoded.values == 1).any():
+        found += _gate(encoded.values, hierarchy, index)
     return found + _about_nodes(counts["nodes"], hierarchy, joined), counts
 
 
@@ -134,6 +136,26 @@ def _nodes(
             "base_prevalence": prevalence.get(name),
         }
     return nodes
+
+
+def _gate(values: np.ndarray, hierarchy: Hierarchy, index: FilmIndex) -> list[Finding]:
+    """Splits that thresholds or figures come from, and that lack a class of the gate."""
+    if hierarchy.gate is None:
+        return []
+    truth, of_split = values[:, hierarchy.names.index(hierarchy.gate)], index.films["split"].to_numpy()
+    lacking = [
+        split
+        for split in ("validation", "test")
+        if (of_split == split).any() and not {0.0, 1.0} <= set(truth[of_split == split])
+    ]
+    if not lacking:
+        return []
+    what = (
+        f"splits without both classes of the gate ({hierarchy.gate}): an adapted model keeps its base's threshold, and "
+        "figures of the gate are undefined; training without a base stops"
+    )
+    remedy = "say which films are normal (No Finding), or have more of both kinds"
+    return [Finding(WARNING, "one_class_gate", what, len(lacking), "splits", tuple(lacking), remedy)]
 
 
 def _about_nodes(

@@ -31,15 +31,20 @@ def _verdict(check: Check) -> Section:
 def _sentence(finding: Finding) -> str:
     unit, *rest = finding.of.split(" ")
     of = " ".join([unit.removesuffix("s") if finding.count == 1 else unit, *rest])
-    first = f" {_first(finding.examples, unit)}" if finding.examples else ""
+    first = f" {_first(finding, unit)}" if finding.examples else ""
     do = f" What to do: {finding.remedy}." if finding.remedy else ""
     return f"{finding.level.capitalize()}, {finding.count:,} {of}: {finding.what}.{first}{do}"
 
 
-def _first(examples: tuple[str, ...], unit: str) -> str:
+def _first(finding: Finding, unit: str) -> str:
+    examples = finding.examples
     shown = "; ".join(example if len(example) < LONG else f"{example[:LONG]} …" for example in examples[:SHOWN])
     which = "Where" if unit in ("films", "groups", "patients", "rows") else "Which"
-    return f"{which}: {shown}." if len(examples) <= SHOWN else f"First: {shown}; … (all are in check.json)."
+    if len(examples) <= SHOWN:
+        return f"{which}: {shown}."
+    # Of the problems of tables only the first few of a kind are known by their places.
+    known = f"the first {len(examples)}" if len(examples) < finding.count else "all"
+    return f"First: {shown}; … ({known} are in check.json)."
 
 
 def _films(check: Check) -> Section:

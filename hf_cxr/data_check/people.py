@@ -13,6 +13,8 @@ from hf_cxr.data_check.result import ERROR, WARNING, Finding
 from hf_cxr.data_check.tables import Tables
 
 OLDEST = 90
+FEW = 10
+"""Validation films below which thresholds are chance: that of the gate may miss 5 %, and a film is more than 10 %."""
 
 
 def patients(tables: Tables, index: FilmIndex) -> tuple[list[Finding], dict[str, Any]]:
@@ -49,6 +51,10 @@ def splits(tables: Tables, index: FilmIndex, readable: np.ndarray) -> tuple[list
         mine = usable[usable["split"] == split]
         counts[split] = {"films": len(mine), "patients": int(mine["patient"].nunique())}
         if len(mine):
+            if split == "validation" and len(mine) < FEW:
+                what = "so few validation films that thresholds chosen from them are chance"
+                remedy = f"have {FEW} or more: more films, or a larger validation_fraction when splits are cut"
+                found.append(Finding(WARNING, "few_validation_films", what, len(mine), "films", remedy=remedy))
             continue
         if split == "test" and index.test_source is None:
             found.append(

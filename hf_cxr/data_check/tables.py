@@ -13,7 +13,7 @@ from hf_cxr.data import BUILDERS, DataProblems, FilmBuilder, Hospital, HospitalM
 from hf_cxr.data.hospital_splits import OVERLAP, SplitError
 from hf_cxr.data.index import FilmIndex
 from hf_cxr.data.problems import UNKNOWN_FINDING
-from hf_cxr.data_check.result import ERROR, WARNING, Finding, at, places
+from hf_cxr.data_check.result import ERROR, Finding, at, places
 
 SHOW = "--show_cells true prints them on the terminal"
 MEND = f"mend the rows named; what is wrong in each quotes their cells: {SHOW}"
@@ -113,7 +113,7 @@ def _collected(
             except SplitError as error:
                 found.append(
                     Finding(
-                        WARNING, "saved_splits", "the splits that are saved do not fit these tables", 1, "folder",
+                        ERROR, "saved_splits", "the splits that are saved do not fit these tables", 1, "folder",
                         remedy="put new patients into the lists and take lost ones out, or delete the folder to cut "
                         f"anew, after which earlier figures are not comparable; {SHOW}",
                     )

@@ -1,15 +1,16 @@
-"""The page's folder: drawn and rendered beside it, then put in place as a whole."""
+"""The page's folder: drawn and rendered beside it, then put in place."""
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from hf_cxr.data_check.figures import draw
+from hf_cxr.data_check.figures import FIGURES, draw
 from hf_cxr.data_check.page import sections
 from hf_cxr.data_check.result import Check
 from hf_cxr.errors import UserError
@@ -43,16 +44,18 @@ def page_text(check: Check) -> str:
 
 
 def write_check(folder: Path, check: Check, *, overwrite: bool = False) -> None:
-    """Write `check.json`, `check.md`, `check.html` (with its figures inside) and `figures/`; all at once, or nothing.
+    """Write `check.json`, `check.md`, `check.html` (with its figures inside) and `figures/`.
+
+    All is made beside the folder first, so that nothing is written if any of it fails. Of a check that is replaced only
+    its own files are; what else lies in the folder stays.
 
     Raises:
         CheckFolderError: see `check_folder`.
     """
     folder = folder.resolve()
     check_folder(folder, overwrite)
-    partial, before = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "before"))
-    for left_over in (partial, before):  # by an interruption
-        shutil.rmtree(left_over, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left over by an interruption
     try:
         (partial / "figures").mkdir(parents=True)
         captions = draw(check, partial / "figures")
@@ -63,13 +66,19 @@ def write_check(folder: Path, check: Check, *, overwrite: bool = False) -> None:
         (partial / HTML_FILE).write_text(_rendered("report.html", check, captions, pictures), encoding="utf-8")
         plain = json.dumps(check.to_plain(), indent=1, ensure_ascii=False, allow_nan=False)
         (partial / JSON_FILE).write_text(plain + "\n", encoding="utf-8")
-    except BaseException:
+        if not folder.exists():
+            partial.rename(folder)
+            return
+        figures = folder / "figures"
+        figures.mkdir(exist_ok=True)
+        for name in set(FIGURES) - captions.keys():
+            (figures / f"{name}.png").unlink(missing_ok=True)
+        for name in captions:
+            os.replace(partial / "figures" / f"{name}.png", figures / f"{name}.png")
+        for name in (TEXT_FILE, HTML_FILE, JSON_FILE):
+            os.replace(partial / name, folder / name)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if folder.exists():
-        folder.rename(before)
-    partial.rename(folder)
-    shutil.rmtree(before, ignore_errors=True)
 
 
 def _rendered(template: str, check: Check, captions: dict[str, str], pictures: dict[str, str]) -> str:

@@ -1,15 +1,19 @@
 """What is trained, and that what is saved is what was trained."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from peft import PeftModel
 from timm.utils import freeze
+from transformers import AutoModelForImageClassification
 
 from hf_cxr.adaptation import AdapterArguments, AdapterError, adapt, trained_parameters
 from hf_cxr.adaptation.adapters import save
-from hf_cxr.loading import load_model
+from hf_cxr.loading import ModelError, load_model
+from hf_cxr.verification import identity
 from tests.conftest import BACKBONES
 
 N_FILMS = 6
@@ -117,3 +121,53 @@ def test_an_adapters_parameters_are_counted(make_model):
 def test_what_cannot_be_adapted(make_model, settings, message):
     with pytest.raises(AdapterError, match=message):
         adapt(make_model(), AdapterArguments(**settings))
+
+
+@pytest.fixture
+def trained_elsewhere(make_model, films, tmp_path, monkeypatch):
+    """`work/runs/site`, an adapter to `runs/base` as it was typed in `work`, and its logits; from another folder."""
+    runs, other = tmp_path / "work" / "runs", tmp_path / "other"
+    other.mkdir()
+    make_model(link="conditional").eval().save_pretrained(runs / "base")
+    base = load_model(runs / "base")
+    base.config.adapted_from = {"name": "base", **identity(base)}
+    adapted = adapt(base, AdapterArguments(lora_rank=2))
+    monkeypatch.chdir(tmp_path / "work")
+    save(adapted, AdapterArguments(), "runs/base", runs / "site")
+    with torch.no_grad():
+        expected = load_model("runs/site")(films).logits
+    monkeypatch.chdir(other)
+    return runs / "site", expected
+
+
+def test_an_adapter_finds_its_base_from_another_folder(trained_elsewhere, films, tmp_path):
+    site, expected = trained_elsewhere
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(site)(films).logits, expected, rtol=0, atol=0)
+        # sent with its base, the two side by side
+        sent = tmp_path / "sent"
+        shutil.copytree(site, sent / "adapter")
+        shutil.copytree(site.parent / "base", sent / "base")
+        shutil.rmtree(tmp_path / "work")
+        torch.testing.assert_close(load_model(sent / "adapter")(films).logits, expected, rtol=0, atol=0)
+
+
+def test_without_its_base_the_hub_is_asked_only_for_a_name_on_the_hub(trained_elsewhere, tmp_path, monkeypatch):
+    site, _ = trained_elsewhere
+    asked = []
+
+    def from_hub(name, **_):
+        asked.append(name)
+        raise OSError("offline")
+
+    monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", from_hub)
+    (site.parent / "base").rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=rf"{site}: an adapter to runs/base, which is neither in the current folder"):
+        load_model(site)
+    assert asked == []
+    config = json.loads((site / "config.json").read_text())
+    config["adapted_from"]["name"] = "runs/base"  # as of a base by that name on the Hub
+    (site / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="runs/base: cannot be used"):
+        load_model(site)
+    assert asked == ["runs/base"]

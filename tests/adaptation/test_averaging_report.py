@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,9 +128,31 @@ def test_films_that_a_site_did_not_train_on_under_its_name(network, tmp_path, ca
     path = tmp_path / "films" / "north" / "map.yaml"
     table = path.with_name("films.csv")
     table.write_text(table.read_text().replace("north4.png,p4,effusion", "north4.png,p4,normal"))
-    with pytest.raises(SystemExit, match=f"{AveragingError.__name__}: .*may be among these test films"):
+    said = f"{AveragingError.__name__}: .*may be among these test films.*a name of its own"
+    with pytest.raises(SystemExit, match=said):
         network("--evaluate", path)
     assert not [p for p in tmp_path.iterdir() if p.name in ("out", ".out.partial")]
+
+
+def test_two_hospitals_of_one_name_are_told_apart_by_their_data_and_options_travel(network, tmp_path):
+    """Both maps are called `my_hospital`; one site holds other patients out than the default."""
+    maps = []
+    for name, options in (("north", {}), ("south", {"test_fraction": 0.3})):
+        path = tmp_path / "films" / name / "my_hospital.yaml"
+        text = path.with_name("map.yaml").read_text()
+        path.write_text(text.replace(f"hospital: {name}\n", ""))
+        shutil.rmtree(path.with_name("splits"))
+        arguments = DataArguments(data_options=options or None)
+        _, data = load_splits("hospital", str(path), None, **arguments.builder_options())
+        report = json.loads((tmp_path / name / "eval_report.json").read_text())
+        report["provenance"]["data"] = data | {"hospital": {"hospital": "my_hospital"}}
+        (tmp_path / name / "eval_report.json").write_text(json.dumps(report))
+        maps.append(path)
+    evaluation = json.loads((network("--evaluate", *maps) / "averaging.json").read_text())["evaluation"]
+    north, south = (site["trained_on"] for site in evaluation)
+    assert len(north) == len(south) == 1
+    assert north != south
+    assert [site["n_images"] for site in evaluation] == [16, 24]
 
 
 def test_no_two_models_have_one_name():

@@ -6,6 +6,7 @@ import torch
 import yaml
 
 from hf_cxr.adaptation import own_films, parse_adaptation, prepare_adaptation, train_adaptation, training
+from hf_cxr.arguments import SettingsError
 from hf_cxr.data.phantom import generate
 from hf_cxr.inference import predict_logits
 from hf_cxr.models import CXRImageProcessor
@@ -81,6 +82,25 @@ def test_there_are_never_more_than_there_are(begin):
     np.testing.assert_array_equal(
         np.concatenate([row["pixel_values"].numpy() for row in rows]), own.train.pixels("train")
     )
+
+
+def test_a_folder_that_was_named_has_to_be_there(begin, base, tmp_path):
+    with pytest.raises(SettingsError, match="there is no runs/typo"):
+        begin("--base_data_dir", "runs/typo")
+    (base / "run.yaml").rename(tmp_path / "run.yaml")
+    with pytest.raises(SettingsError, match=r"has no run\.yaml, which says how the films in"):
+        begin("--base_data_dir", tmp_path / "phantom")
+    _, _, own, _, _ = begin()
+    assert own.test is None
+    assert "no run.yaml" in own.why_not
+
+
+def test_the_default_may_be_on_another_machine(begin, base):
+    run = yaml.safe_load((base / "run.yaml").read_text())
+    run["settings"]["data"]["data_dir"] = "elsewhere"
+    (base / "run.yaml").write_text(yaml.safe_dump(run))
+    _, _, own, _, _ = begin()
+    assert own.why_not == "the base's data (nih) are not on this machine; name them by --base_data_dir"
 
 
 @pytest.mark.parametrize("words", [("--distillation", 0), ("--distillation", 1, "--rehearsal", 0)])

@@ -91,6 +91,9 @@ def test_the_verdict_says_what_the_intervals_say(report, hospital, worse):
         f"It lost {-macro['difference']:.3f} ({-high:.3f} to {-low:.3f}) macro AUROC on the base's"
     )
     assert "Worse there on 2 of 2 findings: Pneumonia" in second
+    shared = hospital["macro_auroc"]["shared"]
+    third = verdict(report)[2]
+    assert third.startswith(f"Macro AUROC on the hospital's films over 2 findings: {shared['before']:.3f} before, ")
 
 
 def test_no_better_or_worse_where_intervals_hold_0():

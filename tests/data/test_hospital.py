@@ -4,6 +4,7 @@ import shutil
 import pytest
 from film_folders import write_image
 from hospital_files import MAP, findings, read, rows, write_hospital
+from PIL import Image
 
 from hf_cxr.data import DataProblems, Hospital, findings_matrix, hospital, load_splits
 from hf_cxr.data.pseudonyms import Pseudonyms
@@ -51,6 +52,22 @@ def test_films_come_out_as_of_any_other_builder(tmp_path, cache):
     assert film["id"].encode() in written
     for text in (b"_0.png", b"SECRET", b"1961-02-05"):
         assert text not in written
+
+
+@pytest.mark.parametrize("names", [("IM1.png", "im1.png"), ("0001", "1")])
+def test_films_whose_names_nearly_meet_keep_their_own_pixels_and_labels(tmp_path, cache, names):
+    one, other = names
+    films = rows().replace("p1_0.png,001", f"{one},001").replace("p2_0.png,002", f"{other},002")
+    path = write_hospital(tmp_path, films=films)
+    splits, _ = load_splits("hospital", path, cache)
+    rows_of = {film["id"]: film for split in splits.values() for film in split}
+    assert len(rows_of) == 40
+    pseudonyms = Pseudonyms(tmp_path / "pseudonyms.key")
+    for name, finding in ((one, "No Finding"), (other, "Bacterial pneumonia")):
+        film = rows_of[pseudonyms.of("image", name)]
+        assert film["findings"][finding] == 1
+        with Image.open(tmp_path / "images" / (name if "." in name else f"{name}.png")) as image:
+            assert image.tobytes() == film["image"].tobytes()
 
 
 def test_the_cache_follows_the_map_the_tables_and_the_splits(tmp_path, cache):

@@ -64,7 +64,7 @@ def test_a_device_does_not_speak_against_no_finding(tmp_path):
 
 
 def test_a_new_device_does_not_either(tmp_path):
-    hospital = whole(20)
+    hospital = whole(40)
     hospital.rows[2].words = "normal|bacterial"
     device = CODED.replace("bacterial: {absent: Consolidation}", "bacterial: Pacemaker")
     new = "    new_nodes: {Pacemaker: {parent: Support Devices, kind: device}}\n"

@@ -65,6 +65,16 @@ def test_a_page_shows_the_first_places_and_the_json_all(tmp_path):
     assert f"First: {'; '.join(places[:5])}; … (all are in check.json)." in page_text(outcome)
 
 
+def test_of_a_tables_problems_the_json_has_the_first_ten_and_the_page_says_so(tmp_path):
+    hospital = whole()
+    for row in hospital.rows[:14]:
+        row.age = "fourty"
+    outcome, _ = check(parse_check_settings([str(hospital.write(tmp_path))]))
+    (finding,) = (f for f in outcome.findings if f.code == "malformed_cell")
+    assert (finding.count, len(finding.examples)) == (14, 10)
+    assert "… (the first 10 are in check.json)." in page_text(outcome)
+
+
 def test_a_folder_is_replaced_only_if_asked_and_only_if_it_is_a_check(tmp_path):
     outcome = Check("small", (), {}, {"films": "none"})
     write_check(tmp_path / "page", outcome)
@@ -72,6 +82,13 @@ def test_a_folder_is_replaced_only_if_asked_and_only_if_it_is_a_check(tmp_path):
         write_check(tmp_path / "page", outcome)
     write_check(tmp_path / "page", Check("other", (), {}), overwrite=True)
     assert "Check of other" in (tmp_path / "page" / "check.html").read_text()
+    # what else lies there stays
+    (tmp_path / "page" / "notes.txt").write_text("ask the radiologist")
+    (tmp_path / "page" / "figures" / "mine.png").write_bytes(b"mine")
+    write_check(tmp_path / "page", outcome, overwrite=True)
+    assert (tmp_path / "page" / "notes.txt").read_text() == "ask the radiologist"
+    assert (tmp_path / "page" / "figures" / "mine.png").read_bytes() == b"mine"
+    assert "Check of small" in (tmp_path / "page" / "check.html").read_text()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(CheckFolderError, match="holds no check"):
@@ -112,7 +129,7 @@ def recipe(*words):
 
 @pytest.mark.slow
 def test_the_recipe_and_its_exit_codes(tmp_path):
-    good = whole(20)
+    good = whole(40)
     done = recipe(good.write(tmp_path / "good"), "--output_dir", tmp_path / "page")
     assert done.returncode == 0, done.stderr
     assert "Verdict: usable." in done.stdout
@@ -125,8 +142,10 @@ def test_the_recipe_and_its_exit_codes(tmp_path):
     assert "fourty" in done.stdout
     (tmp_path / "bad" / "films.csv").unlink()
     done = recipe(tmp_path / "bad" / "elsewhere.yaml")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stderr.strip().splitlines()[-1].startswith("check_data.py: FileNotFoundError")
+    done = recipe(tmp_path / "good" / "elsewhere.yaml", "--base", "runs/typo")
+    assert (done.returncode, "ModelError" in done.stderr) == (3, True)
 
 
 def test_a_built_in_data_set(tmp_path):

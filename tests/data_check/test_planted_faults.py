@@ -195,7 +195,7 @@ def test_what_makes_all_of_it_unusable(tmp_path, change, code):
 
 
 def test_a_patient_is_in_two_splits_also_by_a_view_that_is_not_wanted(tmp_path):
-    hospital = whole(20)
+    hospital = whole(40)
     hospital.rows += [row("side.png", 101, patient="smith0", split="test", view="LATERAL", words="")]
     outcome, _ = run(hospital.write(tmp_path))
     assert found(outcome) == {"patient_in_two_splits": ("error", 1, (hospital.at(hospital.rows[0]),))}
@@ -232,13 +232,27 @@ def test_nothing_positive(tmp_path):
     for planted in hospital.rows:
         planted.words = "no pneumonia"
     outcome, _ = run(hospital.write(tmp_path))
-    assert {f.code: f.level for f in outcome.findings} == {"no_positives": "error", "unused_words": "note"}
+    assert {f.code: f.level for f in outcome.findings} == {
+        "no_positives": "error", "few_validation_films": "warning", "unused_words": "note",
+    }  # fmt: skip
+
+
+def test_thresholds_that_validation_cannot_give(tmp_path):
+    hospital = whole()
+    for planted in hospital.rows:
+        if planted.split == "validation":
+            planted.words = "effusion"
+    outcome, _ = run(hospital.write(tmp_path / "abnormal"))
+    assert found(outcome) == {"one_class_gate": ("warning", 1, ("validation",))}
+    assert outcome.exit_code == 1
+    outcome, _ = run(whole(34).write(tmp_path / "few"))
+    assert found(outcome) == {"few_validation_films": ("warning", 9, ())}
 
 
 def test_splits_are_cut_for_the_check_and_not_kept(tmp_path):
     text = MAP.replace("    split: {column: split}\n", "")
     outcome, _ = run(whole().write(tmp_path, text))
-    assert outcome.exit_code == 0
+    assert set(found(outcome)) == {"few_validation_films"}
     assert sum(split["films"] for split in outcome.counts["splits"].values()) == 60
     assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere.yaml", "films.csv", "images"]
 
@@ -249,7 +263,8 @@ def test_saved_splits_that_do_not_fit_are_told(tmp_path):
     read_index(hospital.write(tmp_path, text), check_images=False)
     hospital.rows.append(row("new.png", 101))
     outcome, cells = run(hospital.write(tmp_path, text))
-    assert {f.code: f.level for f in outcome.findings} == {"saved_splits": "warning"}
+    assert {f.code: f.level for f in outcome.findings} == {"saved_splits": "error", "few_validation_films": "warning"}
+    assert outcome.exit_code == 2
     assert "jones101" in "".join(cells)
     assert "jones101" not in page_text(outcome)
 
