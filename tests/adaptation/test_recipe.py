@@ -116,7 +116,7 @@ def test_an_interrupted_adaptation_goes_on_to_the_same_figures(adapt, monkeypatc
         (["--n_films", "1000"], "n_films is 1000; there are"),
         (["--base", "nowhere/at/all"], "nowhere/at/all: cannot be used as a model"),
         (["--lora_targets", "nothing"], "fits no layer"),
-        (["--distillation", "-1"], "expected 0 or more"),
+        (["--distillation", "-1"], r"expected 0 \(none\) or more"),
     ],
 )
 def test_what_cannot_be_done_is_said(adapt, words, message):
