@@ -72,8 +72,8 @@ def _budget(row: Row) -> str:
 
 def _growth(row: Row) -> str:
     low, high = min(row["films"]), max(row["films"])
-    memory = f"{max(row['peak_bytes']) / min(row['peak_bytes']):.2f}" if row.get("peak_bytes") else ""
-    slope = row["slope"]
+    held, asked, slope = max(row["peak_bytes"]) / min(row["peak_bytes"]), row["memory_at_most"], row["slope"]
+    memory = f"{held:.2f}" if asked is None else f"{held:.2f}, ≤ {asked:g} {_mark(held <= asked)}"
     return f"| {row['title']} | {low:,} to {high:,} | {slope:.2f} | ≤ 1.1 {_mark(slope <= 1.1)} | {memory} |\n"
 
 
@@ -133,8 +133,7 @@ def draw_growth(rows: list[Row], file: Path) -> None:
         films, seconds = np.array(row["films"]), np.array(row["seconds"])
         left.loglog(films, seconds, "o-", label=f"{row['title']}: slope {row['slope']:.2f}")
         left.loglog(films, seconds[0] * films / films[0], color="grey", linewidth=0.7, linestyle=":")
-        if row.get("peak_bytes"):
-            right.semilogx(films, np.array(row["peak_bytes"]) / 2**30, "o-", label=row["title"])
+        right.semilogx(films, np.array(row["peak_bytes"]) / 2**30, "o-", label=row["title"])
     left.set(xlabel="films", ylabel="seconds (dotted: exactly linear)")
     right.set(xlabel="films", ylabel="peak memory, GiB", ylim=(0, None))
     for axes in (left, right):

@@ -214,7 +214,7 @@ ROWS = [
     MADE_UP
     | {
         "kind": "growth", "title": "epochs", "films": [10, 20], "seconds": [1.0, 2.0], "slope": 1.0,
-        "peak_bytes": [2**30, 2**30],
+        "peak_bytes": [2**30, 1.5 * 2**30], "memory_at_most": 1.1,
     },
 ]  # fmt: skip
 
@@ -229,7 +229,7 @@ def test_the_page_says_what_was_met_and_what_not():
     assert "1.00 GiB / 3.00 GiB" in lines["met"]
     assert "25% of the copying rate" in lines["met"]
     assert "10 ✗" in lines["tables (9 rows)"]
-    assert "≤ 1.1 ✓" in lines["epochs"]
+    assert "| 1.00 | ≤ 1.1 ✓ | 1.50, ≤ 1.1 ✗ |" in lines["epochs"]
 
 
 def test_figures_and_the_file_of_results(tmp_path):
