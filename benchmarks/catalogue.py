@@ -15,6 +15,7 @@ CATALOGUE: dict[str, Entry] = {
     entry.__name__: entry
     for entry in (
         loading.loader_steady,
+        loading.loader_steady_workers,
         loading.loader_first_epoch,
         loading.loader_share,
         training_step.step_densenet_128,

@@ -100,7 +100,9 @@ def augment(films_B1SS: Tensor, index_B: Tensor, config: AugmentationConfig, *, 
         mean = films.mean((1, 2, 3), keepdim=True)
         gain = (1 + config.contrast * centred[:, 5]).view(-1, 1, 1, 1)
         offset = (config.brightness * centred[:, 6]).view(-1, 1, 1, 1)
-        films = torch.addcmul(mean - mean * gain + offset, films, gain).clamp_(0, 1)
+        if films is films_B1SS:  # the caller's own
+            films = films.clone()
+        films = films.mul_(gain).add_(mean - mean * gain + offset).clamp_(0, 1)
     return films
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hf_cxr.arguments import DataArguments, PolicyArguments, Settings, SettingsError
 from hf_cxr.data import DataProblems, FilmDataset, FilmStream, decode, findings_matrix, load_splits, map_of
+from hf_cxr.freed_memory import give_back
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.hospital_taxonomy import JoinedTaxonomy, join_taxonomy
 from hf_cxr.labels import EncodedLabels, LabelError, encode, labels_without_positives
@@ -47,7 +48,9 @@ class Films:
     def dataset(self, split: str, names: tuple[str, ...] | None = None, rows: Any = None) -> FilmDataset | FilmStream:
         """Films of a split; on wish only these labels and these rows."""
         encoded = self.labels[split]
-        values = encoded.values[:, [encoded.names.index(n) for n in names or encoded.names]]
+        values = encoded.values
+        if names not in (None, encoded.names):  # taken as they are, they need not be copied
+            values = values[:, [encoded.names.index(n) for n in names]]
         if split == "train" and self.stream is not None:
             return self.stream(values, rows)
         decoded = self.decoded[split]
@@ -160,7 +163,7 @@ def prepare(
         for_training = split == "train" and only is None
         return encode(columns, raw, hierarchy, policy if for_training else policy.for_evaluation(), **how)
 
-    return Films(
+    films = Films(
         hierarchy,
         decoded,
         {split: encoded(split) for split in rows},
@@ -169,6 +172,8 @@ def prepare(
         joined,
         stream,
     )
+    give_back()
+    return films
 
 
 def _streamed(

@@ -40,7 +40,7 @@ def compared(what):
 # ---- data ----
 
 
-@pytest.mark.parametrize("make", [loading.loader_steady, loading.loader_first_epoch])
+@pytest.mark.parametrize("make", [loading.loader_steady, loading.loader_steady_workers, loading.loader_first_epoch])
 def test_both_loaders_bring_every_film_once_a_round(make):
     what = make(LITTLE)
     films = {side: run() for side, run in what.sides().items()}
@@ -70,7 +70,7 @@ def test_a_first_epoch_decodes_each_time(monkeypatch):
 
 
 def test_the_loader_makes_what_the_trainer_makes():
-    trainer = loading.trainer_of(loading.film_rows(loading.draw(LITTLE)), replace(LITTLE, workers=0), persistent=False)
+    trainer = loading.trainer_of(loading.film_rows(loading.draw(LITTLE)), LITTLE)
     prepare = loading.pixels_for(trainer)
     batch = next(iter(trainer.get_train_dataloader()))
     pixels = prepare(batch)

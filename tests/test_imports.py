@@ -70,7 +70,11 @@ ALLOWED = {
     },
     "arguments": {"data", "hierarchy", "labels", "losses", "models", "augmentation", "training_arguments"},
     "runs": {"processes", "resuming"},
-    "films": {"arguments", "data", "hierarchy", "hospital_taxonomy", "labels", "models", "training_arguments"},
+    "freed_memory": set(),
+    "films": {
+        "arguments", "data", "freed_memory", "hierarchy", "hospital_taxonomy", "labels", "models",
+        "training_arguments",
+    },
     "experiment": {
         "arguments", "calibration", "evaluation", "figures", "film_reference", "films", "full_report", "hierarchy",
         "inference", "labels", "losses", "models", "operating_points", "predictions", "refitting", "runs", "trainer",

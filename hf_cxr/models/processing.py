@@ -137,8 +137,10 @@ def normalise(pixels_B1SS: Tensor, mean: float | None, std: float | None) -> Ten
     """
     scaled = pixels_B1SS.float() / 255 if pixels_B1SS.dtype == torch.uint8 else pixels_B1SS
     if mean is None or std is None:
-        deviation, own_mean = torch.std_mean(scaled, (1, 2, 3), correction=0, keepdim=True)
-        return (scaled - own_mean).div_(deviation.clamp(min=1 / 255))
+        centred = scaled - scaled.mean((1, 2, 3), keepdim=True)
+        # `torch.std_mean` takes eight times as long on a CPU.
+        deviation = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True) / centred.shape[1:].numel() ** 0.5
+        return centred.div_(deviation.clamp(min=1 / 255))
     return (scaled - mean).div_(std)
 
 
