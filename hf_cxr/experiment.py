@@ -135,11 +135,11 @@ def _train_stage(
         arguments.metric_for_best_model = "gate_auroc"
     trainer = CXRTrainer(model, arguments, loss, train, validation, settings.augmentation)
     resume_from = run.checkpoint(run.stage(stage))
-    output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     log = {
-        "seconds": output.metrics["train_runtime"],
+        "seconds": trainer.seconds,
         "steps": trainer.state.global_step,
-        "steps_per_second": output.metrics["train_steps_per_second"],
+        "steps_per_second": trainer.state.global_step / trainer.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
         "processes": arguments.world_size,
         "best_metric": trainer.state.best_metric,

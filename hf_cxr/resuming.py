@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,31 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from hf_cxr.averaging import FILE_NAME, WeightAverage, average_batch_norm
 from hf_cxr.data import FilmStream
 
-STREAM_FILE = "stream.json"
+PROGRESS_FILE = "progress.json"
+"""What a checkpoint knows beside transformers' own state: seconds of training, and the parts of a stream."""
 COMPLETE = "complete"
 """Empty file that a checkpoint gets last: one without it was interrupted while being written."""
 
 
 class ResumableTrainer(Trainer):
     """transformers' Trainer, whose checkpoints also hold averaged weights and the place in a stream of films, and count
-    only when they are whole."""
+    only when they are whole.
+
+    Attributes:
+        seconds: that training took up to now, with what came before the checkpoint that it went on from.
+    """
 
     average: WeightAverage | None = None
+    _seconds_before = 0.0
+    _began = 0.0
+    seconds = 0.0
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Train; afterwards the model holds the weights that were evaluated as best (averaged ones if kept)."""
         self._is_over = resume_from_checkpoint is not None and _was_over(Path(resume_from_checkpoint))
+        self._began = time.perf_counter()
         output = super().train(resume_from_checkpoint, **kwargs)
+        self._count_seconds()
         set_seed(self.args.seed)  # a next stage begins with the same numbers whether or not this one was resumed
         average_batch_norm(self.model)
         if self.average:
@@ -38,6 +49,9 @@ class ResumableTrainer(Trainer):
                 self.average.load(Path(best))
             self.average.copy_to(self.model)
         return output
+
+    def _count_seconds(self) -> None:
+        self.seconds = self._seconds_before + time.perf_counter() - self._began
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # transformers forgets at the start that training was over, and would go on after an early stop.
@@ -61,8 +75,12 @@ class ResumableTrainer(Trainer):
             self.args.save_total_limit = limit
         if self.average and self.args.should_save:
             self.average.save(folder)
-        if isinstance(self.train_dataset, FilmStream) and self.args.should_save:
-            (folder / STREAM_FILE).write_text(json.dumps({"n_parts": self.train_dataset.n_parts}))
+        if self.args.should_save:
+            self._count_seconds()
+            progress = {"seconds": self.seconds}
+            if isinstance(self.train_dataset, FilmStream):
+                progress["n_parts"] = self.train_dataset.n_parts
+            (folder / PROGRESS_FILE).write_text(json.dumps(progress))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (folder / COMPLETE).touch()
@@ -78,9 +96,10 @@ class ResumableTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        progress = json.loads((Path(resume_from_checkpoint) / PROGRESS_FILE).read_text())
+        self._seconds_before = progress["seconds"]
         if isinstance(self.train_dataset, FilmStream):
-            saved = json.loads((Path(resume_from_checkpoint) / STREAM_FILE).read_text())
-            self.train_dataset.n_parts = saved["n_parts"]
+            self.train_dataset.n_parts = progress["n_parts"]
         if self.average:
             if not (Path(resume_from_checkpoint) / FILE_NAME).exists():
                 raise FileNotFoundError(f"{resume_from_checkpoint} has no {FILE_NAME}: trained without ema_decay")

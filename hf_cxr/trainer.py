@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler, default_collate
@@ -17,14 +16,11 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback
 from hf_cxr.augmentation import AugmentationConfig, augment
 from hf_cxr.averaging import WeightAverage, average_batch_norm
 from hf_cxr.data import FilmStream
+from hf_cxr.epoch_figures import epoch_figures
 from hf_cxr.errors import UserError
-from hf_cxr.evaluation import evaluate_table, is_composed
-from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.losses import LossOutput, count_known
 from hf_cxr.models import CXRPreTrainedModel
 from hf_cxr.models.processing import normalise
-from hf_cxr.operating_points import choose_operating_points
-from hf_cxr.predictions import PredictionTable, probabilities
 from hf_cxr.resuming import ResumableTrainer
 from hf_cxr.sampling import EpochSampler, repeat_factors
 from hf_cxr.training_arguments import CXRTrainingArguments
@@ -68,7 +64,6 @@ class CXRTrainer(ResumableTrainer):
     ) -> None:
         if isinstance(train_dataset, FilmStream) and args.sampling != "uniform":
             raise ValueError(f"sampling {args.sampling}: a stream reads each shard once an epoch; use uniform")
-        self.hierarchy = Hierarchy.from_config(model.config)
         self.augmentation = augmentation or AugmentationConfig()
         # Of the weights as they came, and fitted after training: neither holds for the weights that come.
         model.config.calibration = model.config.operating_points = None
@@ -209,41 +204,14 @@ class CXRTrainer(ResumableTrainer):
                 f"evaluation gathered {len(index)} rows ({len(set(index.tolist()))} different) of "
                 f"{len(self.eval_dataset)} films"
             )
-        logits, labels = np.concatenate(list(prediction.predictions))[order], labels[order]
-        divisors = count_known(torch.tensor(labels)).to(self.args.device)
-        loss = self.loss(torch.tensor(logits).to(self.args.device), torch.tensor(labels).to(self.args.device), divisors)
-        table = PredictionTable(
-            self.hierarchy.names,
-            index[order].astype(str),
-            index[order].astype(str),
-            labels.astype(float),
-            probabilities(logits),
-            pd.DataFrame(index=range(len(index))),
+        figures = epoch_figures(
+            np.concatenate(list(prediction.predictions))[order],
+            labels[order],
+            self.model.config,
+            self.loss,
+            gate_criterion=self.args.gate_criterion,
+            device=self.args.device,
         )
-        # A hospital may label one finding and never a normal film; its model then keeps the base's threshold. Any other
-        # model would end without one, so that the error comes now.
-        adapted, gate_node = bool(self.model.config.adapted_from), self.hierarchy.gate
-        points, criterion = None, self.args.gate_criterion
-        if not adapted or gate_node is None or {0.0, 1.0} <= set(table.column(gate_node)[0]):
-            points = choose_operating_points(table, self.hierarchy, "validation", gate_criterion=criterion)
-        report = evaluate_table(
-            table,
-            self.hierarchy,
-            "validation",
-            operating_points=points,
-            composed_by_model=is_composed(self.hierarchy, self.model.config.link),
-            one_class_gate=adapted,
-        )
-        gate = report.gate or {}
-        figures = {
-            "loss": loss.total.item(),
-            **{f"loss_{name}": value.item() for name, value in loss.components.items()},
-            **{k: report.aggregate[k] for k in ("macro_auroc", "weighted_auroc")},
-            "gated_macro_auroc": gate.get("gated", {}).get("macro_auroc"),
-            **{f"gate_{k}": gate.get(k) for k in ("auroc", "sensitivity", "specificity", "skip_rate")},
-            "share_out_of_order": report.hierarchy["flat"]["share_out_of_order"],
-        }
-        figures = {name: value for name, value in figures.items() if value is not None}
         wanted = str(self.args.metric_for_best_model).removeprefix("eval_")
         if not math.isfinite(figures.get(wanted, math.nan)):
             raise RuntimeError(

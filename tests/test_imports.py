@@ -64,9 +64,10 @@ ALLOWED = {
     "localisation": set(),
     "training_arguments": {"calibration", "operating_points", "sampling"},
     "resuming": {"averaging", "data"},
+    "epoch_figures": {"evaluation", "hierarchy", "losses", "operating_points", "predictions"},
     "trainer": {
-        "hierarchy", "models", "losses", "evaluation", "predictions",
-        "augmentation", "averaging", "data", "operating_points", "resuming", "sampling", "training_arguments",
+        "models", "losses", "epoch_figures", "augmentation", "averaging", "data", "resuming", "sampling",
+        "training_arguments",
     },
     "arguments": {"data", "hierarchy", "labels", "losses", "models", "augmentation", "training_arguments"},
     "runs": {"processes", "resuming"},

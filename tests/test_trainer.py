@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -106,8 +107,14 @@ def test_resume_is_exact_at_and_within_an_epoch(make_trainer, stop_at):
     whole = make_trainer(folder="whole", **arguments, **steps)
     whole.train()
     again = make_trainer(folder="again", **arguments, **steps)
-    again.train(resume_from_checkpoint=str(whole.args.output_dir) + f"/checkpoint-{stop_at}")
+    checkpoint = Path(whole.args.output_dir) / f"checkpoint-{stop_at}"
+    progress = checkpoint / "progress.json"
+    before = json.loads(progress.read_text())["seconds"]
+    assert 0 < before < whole.seconds
+    progress.write_text(json.dumps({"seconds": before + 1000}))
+    again.train(resume_from_checkpoint=str(checkpoint))
     assert torch.equal(weights(whole), weights(again))
+    assert 1000 + before < again.seconds < 1000 + before + whole.seconds + 100
 
     def figures(trainer):
         timing = ("runtime", "per_second")

@@ -113,11 +113,11 @@ def train_adaptation(
         weight=settings.adaptation.distillation,
     )
     resume_from = run.checkpoint(run.path)
-    output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     log = {
-        "seconds": output.metrics["train_runtime"],
+        "seconds": trainer.seconds,
         "steps": trainer.state.global_step,
-        "steps_per_second": output.metrics["train_steps_per_second"],
+        "steps_per_second": trainer.state.global_step / trainer.seconds,
         "epochs": trainer.state.epoch,
         "films": n_films,
         "rehearsed_films": n_rehearsed,
