@@ -124,6 +124,26 @@ def test_resume_is_exact_at_and_within_an_epoch(make_trainer, stop_at):
     assert figures(whole) == figures(again)
 
 
+@pytest.mark.parametrize("model", ["densenet", "vit"])
+def test_a_compiled_model_trains_the_same_and_is_saved_under_its_own_names(make_trainer, model):
+    """Traced and differentiated by torch.compile, without its code generator, which rounds as it likes."""
+    arguments = {"num_train_epochs": 2, "ema_decay": 0.9, "save_strategy": "epoch"}
+    plain = make_trainer(model, folder="plain", **arguments)
+    compiled = make_trainer(
+        model, folder="compiled", torch_compile=True, torch_compile_backend="aot_eager", **arguments
+    )
+    calls = []
+    compiled.model.head.register_forward_hook(lambda *_: calls.append(1))  # runs while it is traced, and then no more
+    for trainer in (plain, compiled):
+        trainer.train()
+    assert len(calls) < compiled.state.global_step
+    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+    torch.testing.assert_close(weights(compiled), weights(plain), atol=1e-4, rtol=1e-3)
+    compiled.save_model()
+    again = type(plain.model).from_pretrained(compiled.args.output_dir)
+    assert torch.equal(torch.cat([p.flatten() for p in again.state_dict().values()]), weights(compiled))
+
+
 class BreaksAt(nn.Module):
     """A loss that becomes NaN at its n-th call."""
 

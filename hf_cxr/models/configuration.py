@@ -113,7 +113,8 @@ class CXRTwoStageConfig(CXRConfig):
     """Config of a gate model and a finding model, run one after the other.
 
     Args:
-        gate_model, finding_model: configs of the two models as plain data (`config.to_dict()`).
+        gate_model, finding_model: configs of the two models as plain data (`config.to_dict()`). Their image sizes may
+            differ: films come at the larger one, and the other model reduces them for itself.
         gate_threshold: a film whose gate probability is below it is cleared and skips the finding model.
         skipped_conditional: `{label: P(label | abnormal)}` from the training labels, used for cleared films
             (see `CXRTwoStageForImageClassification`).
