@@ -81,7 +81,7 @@ def augment(films_B1SS: Tensor, index_B: Tensor, config: AugmentationConfig, *, 
         seed, epoch: of the run.
 
     Returns:
-        (B, 1, S, S) float32 in [0, 1]. What rotation or shift brings in from outside is black.
+        (B, 1, S, S) float32 in [0, 1], the caller's to write into. What rotation or shift brings in is black.
     """
     draws = uniform(seed, epoch, index_B, _N_DRAWS)
     centred = 2 * draws - 1
@@ -91,7 +91,7 @@ def augment(films_B1SS: Tensor, index_B: Tensor, config: AugmentationConfig, *, 
     turns = bool(config.rotation or config.scale)
     if not turns and (config.flip or config.shift):
         films_B1SS = _move(films_B1SS, mirrored_B, shift_B2.long())
-    films = films_B1SS.float().div_(255) if films_B1SS.dtype == torch.uint8 else films_B1SS
+    films = films_B1SS.float().div_(255) if films_B1SS.dtype == torch.uint8 else films_B1SS.clone()
     if turns:
         angle = centred[:, 0] * math.radians(config.rotation)
         zoom = 1 / (1 + centred[:, 1] * config.scale)
@@ -100,8 +100,6 @@ def augment(films_B1SS: Tensor, index_B: Tensor, config: AugmentationConfig, *, 
         mean = films.mean((1, 2, 3), keepdim=True)
         gain = (1 + config.contrast * centred[:, 5]).view(-1, 1, 1, 1)
         offset = (config.brightness * centred[:, 6]).view(-1, 1, 1, 1)
-        if films is films_B1SS:  # the caller's own
-            films = films.clone()
         films = films.mul_(gain).add_(mean - mean * gain + offset).clamp_(0, 1)
     return films
 

@@ -20,7 +20,7 @@ from hf_cxr.epoch_figures import epoch_figures
 from hf_cxr.errors import UserError
 from hf_cxr.losses import LossOutput, count_known
 from hf_cxr.models import CXRPreTrainedModel
-from hf_cxr.models.processing import normalise
+from hf_cxr.models.processing import normalise, normalise_
 from hf_cxr.resuming import ResumableTrainer
 from hf_cxr.sampling import EpochSampler, repeat_factors
 from hf_cxr.training_arguments import CXRTrainingArguments
@@ -123,9 +123,12 @@ class CXRTrainer(ResumableTrainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = dict(super()._prepare_inputs(inputs))
         pixels = inputs["pixel_values"]
+        statistics = self.model.config.image_mean, self.model.config.image_std
         if self.model.training:
             pixels = augment(pixels, inputs["index"], self.augmentation, seed=self.args.seed, epoch=self._epoch())
-        pixels = normalise(pixels, self.model.config.image_mean, self.model.config.image_std)
+            pixels = normalise_(pixels, *statistics)
+        else:
+            pixels = normalise(pixels, *statistics)
         layout = torch.channels_last if self.args.channels_last else torch.contiguous_format
         return {**inputs, "pixel_values": pixels.contiguous(memory_format=layout)}
 
