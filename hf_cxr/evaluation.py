@@ -140,6 +140,7 @@ def evaluate_table(
         name: _label_figures(truth[:, i], probability[:, i], points.thresholds.get(name) if points else None)
         for i, name in enumerate(hierarchy.names)
     }
+    aggregate = aggregate_figures(hierarchy, truth, probability)
     gate: dict[str, Any] | None = None
     composed: Any = probability
     if hierarchy.gate:
@@ -148,13 +149,16 @@ def evaluate_table(
             gating.check_two_classes(truth[:, at], hierarchy.gate, split)
         if not composed_by_model:
             composed = gating.compose(probability[:, at], probability, _below_gate(hierarchy))
-        gate = _gate_section(hierarchy, truth, probability, composed, points)
+        gate = _gate_section(hierarchy, truth, probability, points) | {
+            "flat": aggregate,
+            "gated": aggregate if composed is probability else aggregate_figures(hierarchy, truth, composed),
+        }
     return EvalReport(
         split=split,
         n_images=len(table),
         n_patients=table.n_patients,
         labels=labels,
-        aggregate=aggregate_figures(hierarchy, truth, probability),
+        aggregate=aggregate,
         gate=gate,
         hierarchy={
             "flat": consistency(probability, hierarchy),
@@ -225,16 +229,12 @@ def aggregate_figures(hierarchy: Hierarchy, truth: Any, probability: Any) -> dic
     }
 
 
-def _gate_section(
-    hierarchy: Hierarchy, truth: Any, flat: Any, composed: Any, points: OperatingPoints | None
-) -> dict[str, Any]:
+def _gate_section(hierarchy: Hierarchy, truth: Any, flat: Any, points: OperatingPoints | None) -> dict[str, Any]:
     assert hierarchy.gate is not None
     at = hierarchy.names.index(hierarchy.gate)
     section: dict[str, Any] = {
         "node": hierarchy.gate,
         "definition": hierarchy.gate_definition,
-        "flat": aggregate_figures(hierarchy, truth, flat),
-        "gated": aggregate_figures(hierarchy, truth, composed),
         "auroc": metrics.auroc(truth[:, at], flat[:, at]),
     }
     if why := metrics.why_undefined(truth[:, at]):

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from hf_cxr.arguments import DataArguments, PolicyArguments, Settings, SettingsError
 from hf_cxr.data import DataProblems, FilmDataset, FilmStream, decode, findings_matrix, load_splits, map_of
-from hf_cxr.freed_memory import give_back
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.hospital_taxonomy import JoinedTaxonomy, join_taxonomy
 from hf_cxr.labels import EncodedLabels, LabelError, encode, labels_without_positives
+from hf_cxr.memory import give_back, in_a_child
 from hf_cxr.models import CXRImageProcessor
 from hf_cxr.training_arguments import CXRTrainingArguments
 
@@ -181,7 +181,7 @@ def _streamed(
 ) -> tuple[dict[str, datasets.Dataset], dict[str, Any], datasets.Dataset]:
     """The small splits decoded, and of the training films all but the films."""
     with PartialState().main_process_first():
-        splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **options)
+        splits, provenance = in_a_child(load_splits, data.dataset, data.data_dir, data.cache_dir, **options)
     decoded: dict[str, datasets.Dataset] = {}
     unreadable: dict[str, int] = {}
     for split in splits:
@@ -225,7 +225,7 @@ def _decoded(
 ) -> tuple[dict[str, datasets.Dataset], dict[str, Any]]:
     state = PartialState()
     with state.main_process_first():  # the others find the finished tables
-        splits, provenance = load_splits(data.dataset, data.data_dir, data.cache_dir, **options)
+        splits, provenance = in_a_child(load_splits, data.dataset, data.data_dir, data.cache_dir, **options)
     if only and only not in splits:
         raise SettingsError(f"data set {data.dataset} has no split '{only}'; it has {', '.join(splits)}")
     # All processes decode at once, on all machines. Waiting for the first one would also end, after half an hour at

@@ -71,9 +71,9 @@ ALLOWED = {
     },
     "arguments": {"data", "hierarchy", "labels", "losses", "models", "augmentation", "training_arguments"},
     "runs": {"processes", "resuming"},
-    "freed_memory": set(),
+    "memory": set(),
     "films": {
-        "arguments", "data", "freed_memory", "hierarchy", "hospital_taxonomy", "labels", "models",
+        "arguments", "data", "hierarchy", "hospital_taxonomy", "labels", "memory", "models",
         "training_arguments",
     },
     "experiment": {
