@@ -21,9 +21,9 @@ Figure = tuple[str, str]
 """A figure and what it is of: `("auroc", "Hernia")`, `("macro_auroc", "findings")`, `("ppv", "Mass")`."""
 Draw = dict[Figure, Array]
 
-BLOCK, FILMS = 64, 2**22
-"""Resamples at a time, at most: the counts of NIH's 2,797 test patients then stay in a core's cache (0.7 MB). Fewer
-where a block would hold more than `FILMS` films, for the memory's sake."""
+BLOCK, LEAST, COUNTS, FILMS = 64, 16, 320_000, 2**22
+"""Resamples at a time: as many as let a block's counts stay in a core's cache (`COUNTS` of them, 1.3 MB), from `LEAST`, a
+line of the cache, to `BLOCK`. Fewer where a block would hold more than `FILMS` films, for the memory's sake."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Resamples:
             )
         if unit == "image" and len(patients_P) < len(patient_N):
             raise ValueError(f"{len(patient_N)} films have {len(patients_P)} ids; with patients give unit='patient'")
-        return cls(patients_P, patient_N, n, seed, unit, int(np.clip(FILMS // len(patient_N), 1, BLOCK)))
+        in_cache = int(np.clip(COUNTS // len(patients_P), LEAST, BLOCK))
+        return cls(patients_P, patient_N, n, seed, unit, int(np.clip(FILMS // len(patient_N), 1, in_cache)))
 
     def counts(self) -> Iterator[NDArray[np.float32]]:
         """(P, B) blocks: how often each resample draws each patient. Every column sums to P."""
