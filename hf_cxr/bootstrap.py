@@ -22,8 +22,8 @@ Figure = tuple[str, str]
 Draw = dict[Figure, Array]
 
 BLOCK, LEAST, COUNTS, FILMS = 64, 16, 320_000, 2**22
-"""Resamples at a time: as many as let a block's counts stay in a core's cache (`COUNTS` of them, 1.3 MB), from `LEAST`, a
-line of the cache, to `BLOCK`. Fewer where a block would hold more than `FILMS` films, for the memory's sake."""
+"""Resamples at a time: as many as let a block's counts stay in a core's cache (`COUNTS` of them, 1.3 MB), from `LEAST`,
+a line of the cache, to `BLOCK`. Fewer where a block would hold more than `FILMS` films, for the memory's sake."""
 
 
 @dataclass(frozen=True)

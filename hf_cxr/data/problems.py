@@ -67,10 +67,6 @@ class DataProblems(UserError, ValueError):
             lines.append(f"  … and {total - len(self.problems):,} more")
         super().__init__("\n".join(lines + ([remedy] if remedy else [])))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are pickled as their message alone; tables are read in a process of its own.
-        return type(self), (self.problems, self.totals, self.remedy)
-
     @classmethod
     def together(cls, several: Sequence[DataProblems]) -> DataProblems:
         """Those of several splits as one, with the remedy of the first."""
