@@ -139,7 +139,9 @@ def test_sharded_checkpoints_go_on_to_the_model_of_whole_ones(words, tmp_path):
     with launched(TORCHRUN, recipe, words(whole, **settings), log):
         pass
 
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--max_restarts", "3"]
+    # By default ("static") restarted workers find the addresses of those before them, whatever the variable says.
+    restarts = ["--rdzv_backend", "c10d", "--max_restarts", "3"]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config), *restarts]
     with launched(launcher, script, [recipe, *words(sharded, **settings)], log) as process:
         kill_a_worker(process, 1, lambda: complete(sharded))
         parts = sorted(path.name for path in complete(sharded)[0].glob("pytorch_model_fsdp_0/*.distcp"))
