@@ -119,14 +119,12 @@ def _train_stage(
     train, validation = (films.dataset(split, hierarchy.names, rows[split]) for split in ("train", "validation"))
     model = build_model(settings, hierarchy, image_statistics(films.dataset("train")))
     model.set_prior(films.prevalence(hierarchy.names, rows["train"]))
-    assert films.unclosed is not None  # prepare_films made it
-    columns = [films.unclosed.names.index(name) for name in hierarchy.names]
     loss = build_loss(
         settings.loss.loss,
         hierarchy,
         scale=settings.loss.penalty_scale,
         edge_weight=settings.loss.edge_weight,
-        unclosed_labels_NL=torch.from_numpy(films.unclosed.values[:, columns]),
+        unclosed_labels=lambda: films.unclosed_labels(hierarchy.names),
         pos_weight_L=balanced_pos_weight(train.labels) if settings.loss.balanced_pos_weight else None,
     )
     arguments = copy.copy(settings.training)

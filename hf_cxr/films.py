@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import datasets
@@ -32,7 +33,7 @@ class Films:
         labels: encoded for their use: training policies on the training split, hard and uncertain-unknown on the
             others.
         provenance: where the data come from and what was left out.
-        unclosed: training labels before closure, None of one split.
+        encode_unclosed: makes the training labels before closure; None of one split.
         joined: how a hospital's findings met the taxonomy; None where the films have the taxonomy's own.
         stream: training films, from labels and rows of them; None where they are decoded.
     """
@@ -41,7 +42,7 @@ class Films:
     decoded: dict[str, datasets.Dataset]
     labels: dict[str, EncodedLabels]
     provenance: dict[str, Any]
-    unclosed: EncodedLabels | None = None
+    encode_unclosed: Callable[[], EncodedLabels] | None = None
     joined: JoinedTaxonomy | None = None
     stream: Callable[[NDArray[np.float32], Any], FilmStream] | None = None
 
@@ -64,6 +65,12 @@ class Films:
         raw = decoded["pixels"][:]
         side = math.isqrt(len(raw[0]))
         return np.frombuffer(bytearray().join(raw), dtype=np.uint8).reshape(len(raw), side, side)
+
+    def unclosed_labels(self, names: tuple[str, ...]) -> torch.Tensor:
+        """Training labels before closure, (N, L): how often the source itself breaks the hierarchy. Not kept."""
+        assert self.encode_unclosed is not None  # there is a training split
+        encoded = self.encode_unclosed()
+        return torch.from_numpy(encoded.values[:, [encoded.names.index(name) for name in names]])
 
     def prevalence(self, names: tuple[str, ...], rows: Any = None) -> dict[str, float]:
         """Mean training target of each label over the films (or these rows) where it is known."""
@@ -168,7 +175,7 @@ def prepare(
         decoded,
         {split: encoded(split) for split in rows},
         provenance,
-        encoded("train", close=False) if only is None else None,
+        partial(encoded, "train", close=False) if only is None else None,
         joined,
         stream,
     )

@@ -9,6 +9,7 @@ Reference: arXiv 2502.03591 (R1), Sec. III-D.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -179,7 +180,7 @@ def build_loss(
     *,
     scale: float = 1.0,
     edge_weight: str = "fixed",
-    unclosed_labels_NL: Tensor | None = None,
+    unclosed_labels: Callable[[], Tensor] | None = None,
     pos_weight_L: Tensor | None = None,
 ) -> nn.Module:
     """The loss that a configuration names.
@@ -187,7 +188,8 @@ def build_loss(
     Args:
         name: one of `LOSSES`.
         hierarchy, scale, pos_weight_L: see `HBCELoss`.
-        edge_weight: one of `EDGE_WEIGHTS`; `"data"` needs `unclosed_labels_NL`.
+        edge_weight: one of `EDGE_WEIGHTS`.
+        unclosed_labels: makes the training labels before closure, (N, L), for the edge weights `"data"`.
 
     Raises:
         ValueError: unknown name or edge weight, or labels missing.
@@ -200,8 +202,8 @@ def build_loss(
         return MaskedBCELoss(pos_weight_L)
     weight_E = None
     if edge_weight == "data":
-        if unclosed_labels_NL is None:
+        if unclosed_labels is None:
             raise ValueError("edge_weight 'data' needs the training labels before closure")
         parent_E, child_E = (torch.tensor(side) for side in hierarchy.edge_indices)
-        weight_E = edge_weights_from_labels(unclosed_labels_NL, parent_E, child_E)
+        weight_E = edge_weights_from_labels(unclosed_labels(), parent_E, child_E)
     return HBCELoss(hierarchy, name.removeprefix("hbce_"), scale, weight_E, pos_weight_L)

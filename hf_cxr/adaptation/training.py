@@ -92,13 +92,12 @@ def train_adaptation(
         teacher[len(train) - n_rehearsed :, annotated_L] = torch.nan
     adapted = adapt(model, settings.adapter)
     n_trained, n_all = trained_parameters(adapted)
-    assert films.unclosed is not None
     loss = build_loss(
         settings.loss.loss,
         hierarchy,
         scale=settings.loss.penalty_scale,
         edge_weight=settings.loss.edge_weight,
-        unclosed_labels_NL=torch.from_numpy(films.unclosed.values[rows]),
+        unclosed_labels=lambda: films.unclosed_labels(hierarchy.names)[rows],
         pos_weight_L=balanced_pos_weight(train.labels) if settings.loss.balanced_pos_weight else None,
     )
     arguments = copy.copy(settings.training)

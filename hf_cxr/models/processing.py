@@ -143,7 +143,7 @@ def normalise_(pixels_B1SS: Tensor, mean: float | None, std: float | None) -> Te
     """The same in place, of films in [0, 1]: a batch of training is written once instead of three times."""
     if mean is None or std is None:
         centred = pixels_B1SS.sub_(pixels_B1SS.mean((1, 2, 3), keepdim=True))
-        # `torch.std` takes eight times as long on a CPU. Row by row, for one sum over a large film would be off by 1e-5.
+        # `torch.std` takes eight times as long on a CPU. Row by row: one sum over a large film would be off by 1e-5.
         norm = torch.linalg.vector_norm(torch.linalg.vector_norm(centred, dim=3), dim=(1, 2))
         deviation = norm[:, None, None, None] / centred.shape[1:].numel() ** 0.5
         return centred.div_(deviation.clamp(min=1 / 255))
