@@ -41,7 +41,7 @@ def present() -> None:
 
 
 def page(rows: list[Row]) -> str:
-    """Markdown: comparisons, budgets, growth, and the machines they were measured on."""
+    """Markdown: comparisons, budgets, growth, learning, and the machines they were measured on."""
     text = "# What was measured\n\nMade by `make bench`; do not edit.\n"
     for kind, (columns, line) in _TABLES.items():
         if lines := [line(row) for row in rows if row["kind"] == kind]:
@@ -77,6 +77,15 @@ def _growth(row: Row) -> str:
     return f"| {row['title']} | {low:,} to {high:,} | {slope:.2f} | ≤ 1.1 {_mark(slope <= 1.1)} | {memory} |\n"
 
 
+def _learning(row: Row) -> str:
+    sides = (f"{_each(row[side], '.3f')} | {_each(row[f'{side}_seconds'], ',.0f')}" for side in ("ours", "peer"))
+    return f"| {row['title']} | {' | '.join(sides)} |\n"
+
+
+def _each(values: list[float], form: str) -> str:
+    return ", ".join(format(value, form) for value in values)
+
+
 _TABLES = {
     "comparison": (
         ("what", "ours", "against", "ratio (quartiles)", "asked", "peak memory, ours / theirs", "of the limit"),
@@ -84,6 +93,7 @@ _TABLES = {
     ),
     "budget": (("what", "seconds (quartiles)", "at most"), _budget),
     "growth": (("what grows", "films", "k of time ∝ filmsᵏ", "asked", "most / least memory"), _growth),
+    "learning": (("AUROC after equal epochs, a seed each", "ours", "seconds", "plain Trainer", "seconds"), _learning),
 }
 
 
@@ -121,7 +131,7 @@ def draw_ratios(rows: list[Row], file: Path) -> None:
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row["title"] for row in reversed(rows)], fontsize=8)
     axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set_xlabel("our rate / the other's (thin line: quartiles over rounds; thick mark: what was asked for)")
+    axes.set_xlabel("our rate / the other's\nthin line: quartiles over rounds; thick mark: what was asked for")
     axes.margins(x=0.12)
     figure.savefig(file, dpi=110)
 

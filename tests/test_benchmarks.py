@@ -216,6 +216,11 @@ ROWS = [
         "kind": "growth", "title": "epochs", "films": [10, 20], "seconds": [1.0, 2.0], "slope": 1.0,
         "peak_bytes": [2**30, 1.5 * 2**30], "memory_at_most": 1.1,
     },
+    MADE_UP
+    | {
+        "kind": "learning", "title": "two epochs", "ours": [0.6666, 0.7], "peer": [0.65, 0.71],
+        "ours_seconds": [1234.5, 9], "peer_seconds": [20, 21],
+    },
 ]  # fmt: skip
 
 
@@ -230,6 +235,23 @@ def test_the_page_says_what_was_met_and_what_not():
     assert "25% of the copying rate" in lines["met"]
     assert "10 ✗" in lines["tables (9 rows)"]
     assert "| 1.00 | ≤ 1.1 ✓ | 1.50, ≤ 1.1 ✗ |" in lines["epochs"]
+    assert "| 0.667, 0.700 | 1,234, 9 | 0.650, 0.710 | 20, 21 |" in lines["two epochs"]
+
+
+def test_the_readme_quotes_what_was_measured():
+    """Title, peer, ratio and what was asked of each comparison; slope and memory of each growth."""
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    rows = results.load().values()
+    assert {"comparison", "budget", "growth"} <= {row["kind"] for row in rows}
+    for row in rows:
+        if row["kind"] == "comparison":
+            ratio, asked = row["ratio"], "–" if row["target"] is None else f"{row['target']:g}"
+            figures = f"{ratio['median']:.3g} ({ratio['low']:.3g}–{ratio['high']:.3g})"
+            assert f"| {row['title']} | {row['peer']} | {figures} | {asked} |" in readme
+        elif row["kind"] == "growth":
+            held = max(row["peak_bytes"]) / min(row["peak_bytes"])
+            size = f"{min(row['films']):,} to {max(row['films']):,}"
+            assert f"| {row['title']} | {size} | {row['slope']:.2f} | {held:.2f} |" in readme
 
 
 def test_figures_and_the_file_of_results(tmp_path):
