@@ -157,6 +157,6 @@ def test_tables_follow_from_their_formulas():
     rows = {row[0]: row for row in scaling.storage()[1]}
     assert rows["cache, 320²"][-1] == "10"  # 320² × 10⁸ bytes = 10.24 TB
     rows = {row[0]: row for row in scaling.epochs()[1]}
-    assert rows["320², two CPU cores"][2:4] == ("9", "31")  # 10⁶ / 9 / 3600
+    assert rows["320², two CPU cores"][2:4] == ("5.1", "54")  # 10⁶ / 5.1 / 3600
     columns, kinds = scaling.decoding()
     assert all(len(row) == len(columns) for row in kinds)
