@@ -1,6 +1,6 @@
 """Everything that is claimed of speed, measured in one command.
 
-    make bench                                     # all: about an hour on two cores
+    make bench                                     # all: an hour and a half on two cores
     python -m benchmarks loader_steady mc_dropout  # some, by name; the others' figures stay
     python -m benchmarks --list
 

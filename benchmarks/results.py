@@ -14,6 +14,7 @@ FILE = FOLDER / "results.json"
 TABLE = FOLDER / "results.md"
 FIGURE = FOLDER / "results.png"
 GROWTH_FIGURE = FOLDER / "growth.png"
+README = FOLDER.parent / "README.md"
 
 Row = dict[str, Any]
 
@@ -31,8 +32,9 @@ def store(found: dict[str, Row], file: Path = FILE) -> None:
 
 
 def present() -> None:
-    """Tables and figures of all that is stored."""
+    """Tables and figures of all that is stored, also the README's."""
     rows = list(load().values())
+    README.write_text(quoted(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
     TABLE.write_text(page(rows), encoding="utf-8")
     if compared := [row for row in rows if row["kind"] == "comparison"]:
         draw_ratios(compared, FIGURE)
@@ -94,6 +96,42 @@ _TABLES = {
     "budget": (("what", "seconds (quartiles)", "at most"), _budget),
     "growth": (("what grows", "films", "k of time ∝ filmsᵏ", "asked", "most / least memory"), _growth),
     "learning": (("AUROC after equal epochs, a seed each", "ours", "seconds", "plain Trainer", "seconds"), _learning),
+}
+
+
+def quoted(readme: str, rows: list[Row]) -> str:
+    """The README with its tables, between `<!-- KIND -->` and `<!-- end -->`, made of these rows."""
+    for kind, (columns, line) in _QUOTES.items():
+        lines = "".join(line(row) for row in rows if row["kind"] == kind)
+        table = f"| {' | '.join(columns)} |\n|---|---{'|---:' * (len(columns) - 2)}|\n{lines}"
+        before, mark, rest = readme.partition(f"<!-- {kind} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise ValueError(f"README.md has no table between `<!-- {kind} -->` and `<!-- end -->` to write anew.")
+        readme = before + mark + table + end + after
+    return readme
+
+
+def _short_comparison(row: Row) -> str:
+    ratio, asked = row["ratio"], "–" if row["target"] is None else f"{row['target']:g}"
+    figures = f"{ratio['median']:.3g} ({ratio['low']:.3g}–{ratio['high']:.3g})"
+    return f"| {row['title']} | {row['peer']} | {figures} | {asked} |\n"
+
+
+def _short_budget(row: Row) -> str:
+    return f"| {row['title']} | {row['amount']:,.0f} | {row['seconds']['median']:.1f} | {row['at_most']:g} |\n"
+
+
+def _short_growth(row: Row) -> str:
+    held, asked = max(row["peak_bytes"]) / min(row["peak_bytes"]), row["memory_at_most"]
+    memory = f"{held:.2f}" + ("" if asked is None else f" (asked {asked:g})")
+    return f"| {row['title']} | {min(row['films']):,} to {max(row['films']):,} | {row['slope']:.2f} | {memory} |\n"
+
+
+_QUOTES = {
+    "comparison": (("what", "against", "times as fast (quartiles)", "asked"), _short_comparison),
+    "budget": (("what", "films", "seconds", "at most"), _short_budget),
+    "growth": (("what grows", "films", "k of time ∝ filmsᵏ", "most / least memory"), _short_growth),
 }
 
 

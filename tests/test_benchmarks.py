@@ -239,19 +239,13 @@ def test_the_page_says_what_was_met_and_what_not():
 
 
 def test_the_readme_quotes_what_was_measured():
-    """Title, peer, ratio and what was asked of each comparison; slope and memory of each growth."""
-    readme = (REPO / "README.md").read_text(encoding="utf-8")
-    rows = results.load().values()
-    assert {"comparison", "budget", "growth"} <= {row["kind"] for row in rows}
-    for row in rows:
-        if row["kind"] == "comparison":
-            ratio, asked = row["ratio"], "–" if row["target"] is None else f"{row['target']:g}"
-            figures = f"{ratio['median']:.3g} ({ratio['low']:.3g}–{ratio['high']:.3g})"
-            assert f"| {row['title']} | {row['peer']} | {figures} | {asked} |" in readme
-        elif row["kind"] == "growth":
-            held = max(row["peak_bytes"]) / min(row["peak_bytes"])
-            size = f"{min(row['films']):,} to {max(row['films']):,}"
-            assert f"| {row['title']} | {size} | {row['slope']:.2f} | {held:.2f} |" in readme
+    readme, rows = results.README.read_text(encoding="utf-8"), list(results.load().values())
+    assert results.quoted(readme, rows) == readme
+    assert all(row["title"] in readme for row in rows if row["kind"] in {"comparison", "budget", "growth"})
+    assert "| met | them | 21 (18.9–23.1) | 20 |" in results.quoted(readme, ROWS)
+    assert "| epochs | 10 to 20 | 1.00 | 1.50 (asked 1.1) |" in results.quoted(readme, ROWS)
+    with pytest.raises(ValueError, match="`<!-- budget -->`"):
+        results.quoted(readme.replace("<!-- budget -->", ""), ROWS)
 
 
 def test_figures_and_the_file_of_results(tmp_path):

@@ -99,7 +99,9 @@ class DistillingTrainer(CXRTrainer):
     ) -> Any:
         """Loss of a micro-batch as its part of the whole step's loss."""
         total, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        n_films = len(inputs["index"]) if num_items_in_batch is None else num_items_in_batch[1]  # type: ignore[index]
+        # The Trainer's word is wider; ours are labels and films, see `CXRTrainer._get_num_items_in_batch`.
+        assert num_items_in_batch is None or isinstance(num_items_in_batch, Tensor)
+        n_films = len(inputs["index"]) if num_items_in_batch is None else num_items_in_batch[1]
         scale = self.accelerator.num_processes if num_items_in_batch is not None else 1
         divisor = torch.as_tensor(n_films * self.taught_a_film, device=total.device)
         teacher_BL = self.teacher_NL[inputs["index"]]
