@@ -136,7 +136,9 @@ class ModelArguments:
     two_stage: bool = field(default=False, metadata={"help": "Train a gate and a finding model one after the other."})
     backbone: str = field(default="densenet121", metadata={"help": "timm model name."})
     backbone_kwargs: dict | str | None = field(default=None, metadata={"help": "JSON for timm.create_model."})
-    backbone_weights: str | None = field(default=None, metadata={"help": "hub, a local file, or none for random."})
+    backbone_weights: str | None = field(
+        default=None, metadata={"help": "hub (timm's), a local file, a model of this project (folder, Hub), or none."}
+    )
     image_size: int = field(default=224, metadata={"help": "Side of the square input in pixels."})
     fit: str = field(default="pad", metadata={"help": "How a film that is not square fits: pad, crop or stretch."})
     normalisation: str = field(

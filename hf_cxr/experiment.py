@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from hf_cxr.arguments import Settings
 from hf_cxr.evaluation import EvalReport, is_composed
 from hf_cxr.film_reference import FilmReference, FilmReferenceError, some_films
 from hf_cxr.films import Films, image_statistics
+from hf_cxr.first_weights import begin_with, donor_of, input_statistics
 from hf_cxr.full_report import full_report
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.inference import pooled_features, predict_logits
@@ -57,11 +57,8 @@ def build_model(
     """
     chosen = settings.model
     config_class, model_class = SINGLE_STAGE[f"cxr-{chosen.model}"]
-    if chosen.normalisation == "film":
-        statistics = None, None
-    elif chosen.backbone_weights:
-        pretrained = timm.get_pretrained_cfg(chosen.backbone)
-        statistics = float(np.mean(pretrained.mean)), float(np.mean(pretrained.std))
+    donor = donor_of(chosen)
+    mean, std = input_statistics(chosen, donor, statistics)
     config = config_class(
         backbone=chosen.backbone,
         backbone_kwargs=chosen.backbone_kwargs,
@@ -69,13 +66,13 @@ def build_model(
         head=chosen.head,
         head_dropout=chosen.head_dropout,
         link=chosen.link,
-        image_mean=statistics[0],
-        image_std=statistics[1],
+        image_mean=mean,
+        image_std=std,
         **hierarchy.to_config(),
     )
     model = model_class(config)
     if chosen.backbone_weights:
-        model.load_backbone(chosen.backbone_weights)
+        begin_with(model, chosen.backbone_weights, donor)
     return model
 
 

@@ -60,6 +60,11 @@ def load_processor(name: str | Path) -> CXRImageProcessor:
         raise ModelError(f"{name}: has no image processor ({type(error).__name__}: {reason[:400]})") from error
 
 
+def shown(name: str) -> str:
+    """A model's name for others to read: of a folder the last part, which says nothing of this machine."""
+    return Path(name).resolve().name if Path(name).exists() else name
+
+
 @contextmanager
 def reading(name: str | Path) -> Iterator[None]:
     """What goes wrong with a model's files becomes a `ModelError` that names it; the project's own errors stay."""

@@ -29,6 +29,7 @@ _DRAWN_AT = 256
 # What loading and saving change of a config without changing the model.
 _NO_IDENTITY = (
     "transformers_version", "_name_or_path", "architectures", "dtype", "auto_map", "custom_pipelines", "adapted_from",
+    "backbone_from",
 )  # fmt: skip
 
 

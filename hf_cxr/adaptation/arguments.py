@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from hf_cxr.adaptation.adapters import AdapterArguments
@@ -16,6 +15,7 @@ from hf_cxr.arguments import (
     parse_groups,
 )
 from hf_cxr.augmentation import AugmentationConfig
+from hf_cxr.loading import shown
 from hf_cxr.training_arguments import CXRTrainingArguments
 
 
@@ -110,8 +110,3 @@ def parse_adaptation(argv: list[str] | None = None, description: str | None = No
     return (
         settings if map_file is None else replace(settings, data=replace(data, dataset="hospital", data_dir=map_file))
     )
-
-
-def shown(base: str) -> str:
-    """A model's name for others to read: of a folder the last part, which says nothing of this machine."""
-    return Path(base).resolve().name if Path(base).exists() else base

@@ -18,12 +18,11 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_cxr.adaptation.arguments import shown
 from hf_cxr.adaptation.merging import AveragingArguments, merge_layers
 from hf_cxr.adaptation.sites import HEAD, AveragingError, Site
 from hf_cxr.growth import grow
 from hf_cxr.hierarchy import Hierarchy, Node
-from hf_cxr.loading import load_model
+from hf_cxr.loading import load_model, shown
 from hf_cxr.models import CXRConfig, CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.verification import identity, verify_with
 

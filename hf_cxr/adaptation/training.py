@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hf_cxr.adaptation.adapters import adapt, save, trained_parameters
-from hf_cxr.adaptation.arguments import AdaptationSettings, shown
+from hf_cxr.adaptation.arguments import AdaptationSettings
 from hf_cxr.adaptation.distillation import DistillingTrainer, opinion
 from hf_cxr.arguments import SettingsError
 from hf_cxr.data import FilmDataset
 from hf_cxr.films import Films, prepare
 from hf_cxr.growth import grow
 from hf_cxr.hierarchy import Hierarchy
-from hf_cxr.loading import load_model, load_processor
+from hf_cxr.loading import load_model, load_processor, shown
 from hf_cxr.losses import balanced_pos_weight, build_loss
 from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.runs import RunFolder

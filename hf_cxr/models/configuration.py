@@ -34,6 +34,8 @@ class CXRConfig(PretrainedConfig):
             the probabilities are as trained.
         adapted_from: `{"name": …, "config": …, "weights": …}`, the base of an adapted model and the hashes of
             `hf_cxr.verification.identity`; None: trained from the start.
+        backbone_from: the same of the model whose backbone training began with, and of the films that one was trained
+            on `"dataset"`, `"fingerprint"` and `"synthetic"`, as far as they are known; None: no model of this project.
         id2label / label2id: as in transformers; `num_labels` follows from them and is never passed.
 
     Raises:
@@ -58,6 +60,7 @@ class CXRConfig(PretrainedConfig):
     operating_points: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     adapted_from: dict[str, str] | None = None
+    backbone_from: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.head not in HEADS or self.link not in LINKS:

@@ -98,6 +98,7 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
             image_mean=mine.image_mean,
             image_std=mine.image_std,
             link="conditional",
+            backbone_from=theirs.backbone_from,
             **hierarchy_config,
         )
         model = cls(config)

@@ -54,6 +54,8 @@ def _base_model(source: CardSource) -> str | None:
         return source.adapted
     if adapted := source.config.adapted_from:
         return adapted["name"] if "/" in adapted["name"] else None
+    if began := source.config.backbone_from:
+        return began["name"] if "/" in began["name"] else None
     chosen = source.run["settings"]["model"]
     if chosen["backbone_weights"] != "hub":
         return None

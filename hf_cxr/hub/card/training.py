@@ -161,7 +161,17 @@ def licence(source: CardSource) -> str:
     weights = first["backbone_weights"]
     if weights is None:
         return f"{said} Training began with random weights."
+    if began := source.config.backbone_from:
+        films = f", which was trained on {_films_of(began)}" if "dataset" in began else ""
+        return f"{said} Training began with the backbone of {began['name']} (weights `{began['weights']}`){films}."
     if weights != "hub":
         return f"{said} Training began with weights from a file, whose terms this card does not know."
     timms = timm.get_pretrained_cfg(first["backbone"])
     return f"{said} Training began with the weights `{timms.hf_hub_id}` (licence: {timms.license or 'not stated'})."
+
+
+def _films_of(began: dict[str, Any]) -> str:
+    """The films of the model whose backbone was the first; their owner's terms may hold, too."""
+    if began["synthetic"]:
+        return f"synthetic films (`{began['fingerprint']}`), drawn by a program of hf_cxr: no patient's"
+    return f"{began['dataset']} (`{began['fingerprint']}`), whose terms hold, too"

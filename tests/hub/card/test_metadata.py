@@ -5,7 +5,7 @@ import json
 from huggingface_hub import ModelCard
 
 from hf_cxr.hub.card import render_card
-from tests.hub.card.runs import make_run
+from tests.hub.card.runs import edit, make_run
 from tests.hub.cards import check
 
 REPORT = "eval_report.json"
@@ -41,3 +41,19 @@ def test_weights_of_others_are_named(tmp_path):
     folder = make_run(tmp_path / "file", "--backbone_weights", str(tmp_path / "w.bin"))
     assert "whose terms this card does not know" in render_card(folder)
     assert "w.bin" not in render_card(folder)
+
+
+def test_a_backbone_of_this_project_is_traced_to_its_films(tmp_path, section):
+    folder = make_run(tmp_path / "run", "--backbone_weights", str(tmp_path / "phantoms"))
+
+    def card_of(**began):
+        edit(folder / "config.json", lambda config: config.update(backbone_from={"weights": "3b58", **began}))
+        return render_card(folder)
+
+    text = card_of(name="phantoms", dataset="phantom", fingerprint="f00", synthetic=True)
+    assert "the backbone of phantoms (weights `3b58`), which was trained on synthetic films (`f00`)" in text
+    assert ModelCard(text).data.base_model is None, "no name on the Hub"
+    text = card_of(name="clinic/cxr", dataset="nih", fingerprint="f00", synthetic=False)
+    assert "trained on nih (`f00`), whose terms hold, too" in section(text, "Licence")
+    assert ModelCard(text).data.base_model == "clinic/cxr"
+    assert "the backbone of old (weights `3b58`)." in card_of(name="old")
