@@ -171,7 +171,8 @@ class _Ranking:
         self.positive_KP = films(row, of_positive)
         self.below_KP = films(above, of_negative)
         self.tied_KP = films(above[tied] - 1, of_negative[tied])
-        self.negative_P = np.bincount(of_negative, minlength=n_patients).astype(np.float64)
+        # Sparse as the others: BLAS would start threads for so thin a product, and they cost more than it does.
+        self.negative_1P = csr_array(np.bincount(of_negative, minlength=n_patients)[None].astype(self.dtype))
 
     def figures(self, counts_PB: Array, with_precision: bool = False) -> tuple[Array, Array, Array]:
         """AUROC, average precision (NaN unless asked for) and the weight of the positives, (B,) each."""
@@ -179,7 +180,7 @@ class _Ranking:
         positive_KB, tied_KB = self.positive_KP @ counts, self.tied_KP @ counts
         below_KB = np.cumsum(self.below_KP @ counts, axis=0)
         positive_B = positive_KB.sum(axis=0, dtype=np.float64)
-        negative_B = self.negative_P @ counts_PB.astype(np.float64)
+        negative_B = (self.negative_1P @ counts)[0].astype(np.float64)
         beaten_B = np.einsum("kb,kb->b", positive_KB, below_KB, dtype=np.float64)
         beaten_B += np.einsum("kb,kb->b", positive_KB, tied_KB, dtype=np.float64) / 2
         auroc_B = share(beaten_B, positive_B * negative_B)
