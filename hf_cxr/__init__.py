@@ -8,6 +8,8 @@ from hf_cxr.hierarchy import Hierarchy, load_taxonomy, taxonomy_names
 from hf_cxr.models import (
     CXRDenseNetConfig,
     CXRDenseNetForImageClassification,
+    CXREnsembleConfig,
+    CXREnsembleForImageClassification,
     CXRImageProcessor,
     CXRTwoStageConfig,
     CXRTwoStageForImageClassification,
@@ -21,6 +23,8 @@ register()
 __all__ = [
     "CXRDenseNetConfig",
     "CXRDenseNetForImageClassification",
+    "CXREnsembleConfig",
+    "CXREnsembleForImageClassification",
     "CXRImageProcessor",
     "CXRTwoStageConfig",
     "CXRTwoStageForImageClassification",

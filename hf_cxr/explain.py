@@ -21,8 +21,21 @@ from timm.models import DenseNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_cxr.models import CXRPreTrainedModel, CXRTwoStageForImageClassification, CXRViTForImageClassification
-from hf_cxr.uncertainty import Uncertainty, bare, check_passes, evaluating, from_hidden, from_hidden_of_both
+from hf_cxr.models import (
+    CXREnsembleForImageClassification,
+    CXRPreTrainedModel,
+    CXRTwoStageForImageClassification,
+    CXRViTForImageClassification,
+)
+from hf_cxr.uncertainty import (
+    Uncertainty,
+    bare,
+    check_passes,
+    evaluating,
+    from_hidden,
+    from_hidden_of_both,
+    from_hidden_of_members,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +62,8 @@ def grad_cam(model: nn.Module, pixel_values: Tensor, *, raw: bool = False) -> Te
     first norm of its last block. The logit is the model's own before calibration, which would only scale a map, or
     show the parent's where a label is lowered to it; under the conditional link a label's includes its parents'. Two
     stages: the gate's map is the gate model's; a finding's is the finding model's, of
-    P(label | abnormal), and NaN on films that the gate cleared, where that model did not look.
+    P(label | abnormal), and NaN on films that the gate cleared, where that model did not look. An ensemble's map is the
+    mean of its members' raw ones.
 
     Args:
         model: bare or under PEFT; left as it was, gradients included. May be called under `no_grad` and
@@ -90,6 +104,8 @@ def look(
     with evaluating(model), torch.no_grad():
         if isinstance(model, CXRTwoStageForImageClassification):
             return _look_twice(model, pixel_values, n_passes, seed, raw, run_all)
+        if isinstance(model, CXREnsembleForImageClassification):
+            return _look_together(model, pixel_values, n_passes, seed, raw)
         seen = _trace(model, pixel_values)
         uncertainty = None if n_passes is None else from_hidden(model, seen.hidden_BD, n_passes, seed)
         return Look(seen.logits_BL, seen.heatmaps(size, raw), uncertainty)
@@ -117,6 +133,19 @@ def _look_twice(
         hidden = found.hidden_BD if found else None
         uncertainty = from_hidden_of_both(model, gate.hidden_BD, hidden, passed_B, n_passes, seed)
     return Look(logits, maps[:, model.order], uncertainty, passed_B)
+
+
+def _look_together(
+    model: CXREnsembleForImageClassification, pixel_values: Tensor, n_passes: int | None, seed: int, raw: bool
+) -> Look:
+    size = (pixel_values.shape[-2], pixel_values.shape[-1])
+    seen = [_trace(member, pixel_values) for member in model.members]
+    maps = torch.stack([each.heatmaps(size, raw=True) for each in seen]).mean(0)  # only raw maps are in one unit
+    logits = model.compose(torch.stack([each.logits_BL for each in seen]))
+    uncertainty = None
+    if n_passes is not None:
+        uncertainty = from_hidden_of_members(model, [each.hidden_BD for each in seen], n_passes, seed)
+    return Look(logits, maps if raw else _stretch_(maps), uncertainty)
 
 
 @dataclass(frozen=True, eq=False)

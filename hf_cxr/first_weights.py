@@ -24,14 +24,14 @@ def donor_of(chosen: ModelArguments) -> CXRPreTrainedModel | None:
 
     Raises:
         ModelError: it cannot be loaded.
-        SettingsError: it has two stages, or its films were normalised in another way than the settings say.
+        SettingsError: it is made of several models, or its films were normalised in another way than the settings say.
     """
     name = chosen.backbone_weights
     if name is None or name == "hub" or Path(name).is_file():
         return None
     donor = load_model(name)
     if not hasattr(donor, "backbone"):
-        raise SettingsError(f"backbone_weights: {name} has two stages; name one of one stage")
+        raise SettingsError(f"backbone_weights: {name} is made of several models; name one of them")
     of_film = donor.config.image_mean is None
     if of_film != (chosen.normalisation == "film"):
         raise SettingsError(

@@ -33,7 +33,12 @@ from hf_cxr.explain import look
 from hf_cxr.findings import DOUBT, LN2, describe
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.loading import load_processor
-from hf_cxr.models import CXRImageProcessor, CXRTwoStageForImageClassification, FilmError
+from hf_cxr.models import (
+    CXREnsembleForImageClassification,
+    CXRImageProcessor,
+    CXRTwoStageForImageClassification,
+    FilmError,
+)
 from hf_cxr.series import Film, Results, numbered, placed
 from hf_cxr.switching import SwitchError, load_adapters
 from hf_cxr.uncertainty import (
@@ -44,6 +49,7 @@ from hf_cxr.uncertainty import (
     evaluating,
     from_hidden,
     from_hidden_of_both,
+    from_hidden_of_members,
 )
 
 TASK = "chest-xray-classification"
@@ -51,7 +57,7 @@ PARAMETERS = ("n_passes", "seed", "heatmaps", "max_entropy", "adapter")
 
 
 class ChestXRayClassificationPipeline(Pipeline):
-    """Reads films with a model of the project, of one stage or two, bare or under PEFT.
+    """Reads films with a model of the project, of one stage or two or an ensemble, bare or under PEFT.
 
     Every parameter below may be given to `pipeline(...)` and to each call, whose value wins (also a None).
 
@@ -289,6 +295,10 @@ def _chosen_labels(wanted: bool | str | Iterable[str] | None, names: Sequence[st
 def _logits_and_doubt(model: Any, pixels_B1SS: Tensor, n_passes: int, seed: int) -> tuple[Tensor, Uncertainty]:
     """The logits of `forward` and what `mc_dropout` gives, from one pass through the backbone of each stage."""
     with evaluating(model), torch.no_grad():
+        if isinstance(model, CXREnsembleForImageClassification):
+            hidden = [before_dropout(member, pixels_B1SS) for member in model.members]
+            members = [_logits(member, each) for member, each in zip(model.members, hidden, strict=True)]
+            return model.compose(torch.stack(members)), from_hidden_of_members(model, hidden, n_passes, seed)
         if not isinstance(model, CXRTwoStageForImageClassification):
             hidden_BD = before_dropout(model, pixels_B1SS)
             return _logits(model, hidden_BD), from_hidden(model, hidden_BD, n_passes, seed)

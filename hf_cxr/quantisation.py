@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_cxr.errors import UserError
-from hf_cxr.models import CXRImageProcessor, CXRPreTrainedModel, CXRTwoStageForImageClassification
+from hf_cxr.models import CXRComposedModel, CXRImageProcessor, CXRPreTrainedModel
 from hf_cxr.verification import identity, verify_with
 
 ABOUT = "int8.json"
@@ -45,10 +45,8 @@ class QuantisationError(UserError, ValueError):
 
 
 def stages(model: CXRPreTrainedModel) -> dict[str, Any]:
-    """The models with a backbone: the model itself, or both of a two-stage model."""
-    if isinstance(model, CXRTwoStageForImageClassification):
-        return {"gate": model.gate, "findings": model.findings}
-    return {"model": model}
+    """The models with a backbone: the model itself, or those that make it up."""
+    return model.parts() if isinstance(model, CXRComposedModel) else {"model": model}
 
 
 def quantise(

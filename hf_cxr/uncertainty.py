@@ -1,4 +1,4 @@
-"""How sure a model is: Monte Carlo dropout on its head, the backbone computed once.
+"""How sure a model is: Monte Carlo dropout on its head, the backbone computed once; and an ensemble's disagreement.
 
 Dropout left on at test time samples networks from an approximate posterior (Gal and Ghahramani 2016, ICML). The
 project's models drop only in the head, so what lies before is the same in every pass: it is computed once, and
@@ -9,9 +9,9 @@ Shapes: B films, K of them past the gate, D features before the last layer, L la
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from hf_cxr.errors import UserError
-from hf_cxr.models import CXRPreTrainedModel, CXRTwoStageForImageClassification
+from hf_cxr.models import CXREnsembleForImageClassification, CXRPreTrainedModel, CXRTwoStageForImageClassification
 
 
 class NoDropoutError(UserError, ValueError):
@@ -37,7 +37,7 @@ class Uncertainty:
         entropy: of the mean, H(p̄) = −p̄ ln p̄ − (1 − p̄) ln(1 − p̄): total uncertainty.
         mutual_information: H(p̄) less the passes' mean entropy (BALD; Houlsby et al. 2011): how far the passes
             disagree. At least 0.
-        n_passes, seed: T, and what the masks were drawn from.
+        n_passes, seed: T (of an ensemble, of each member), and what the masks were drawn from.
         finding_model_ran: (B,) bool, two-stage models only.
     """
 
@@ -69,6 +69,9 @@ def mc_dropout(
     pass the gate is decided as in `forward`, by the gate without dropout. For a cleared film the finding model's
     part is the stored prevalence, so only the gate's spread shows (`finding_model_ran` tells).
 
+    An ensemble's passes are T of each member, all taken together: how far they disagree holds both what the masks and
+    what the seeds of training change. Its members need no dropout; without, each member is one pass T times.
+
     Args:
         pixel_values: (B, 1, S, S), normalised.
         n_passes: T ≥ 2.
@@ -82,6 +85,9 @@ def mc_dropout(
     model = bare(model)
     check_passes(model, n_passes)
     with evaluating(model), torch.no_grad():
+        if isinstance(model, CXREnsembleForImageClassification):
+            hidden = [before_dropout(member, pixel_values) for member in model.members]
+            return from_hidden_of_members(model, hidden, n_passes, seed)
         if not isinstance(model, CXRTwoStageForImageClassification):
             return from_hidden(model, before_dropout(model, pixel_values), n_passes, seed)
         gate_BD = before_dropout(model.gate, pixel_values)
@@ -122,6 +128,8 @@ def check_passes(model: CXRPreTrainedModel, n_passes: int) -> None:
     stages = {"": model}
     if isinstance(model, CXRTwoStageForImageClassification):
         stages = {" of the gate model": model.gate, " of the finding model": model.findings}
+    elif isinstance(model, CXREnsembleForImageClassification):
+        stages = {}  # its members differ as they are
     for stage, part in stages.items():
         dropout = part.head.trunk.dropout.p
         if not 0 < dropout < 1:
@@ -160,6 +168,16 @@ def from_hidden_of_both(
     found = None if found_KD is None else _sample(model.findings.head, found_KD, n_passes, random)
     logits = model.compose(gate, passed_B.repeat(n_passes), found)
     return _summarise(logits.unflatten(0, (n_passes, -1)), seed, passed_B)
+
+
+def from_hidden_of_members(
+    model: CXREnsembleForImageClassification, hidden: Sequence[Tensor], n_passes: int, seed: int
+) -> Uncertainty:
+    """`mc_dropout` of an ensemble whose backbones have been run; `hidden` has (B, D) of each member."""
+    random = torch.Generator().manual_seed(seed)
+    logits = [_sample(m.head, each, n_passes, random) for m, each in zip(model.members, hidden, strict=True)]
+    passes = model.calibrate(torch.cat(logits)).unflatten(0, (n_passes * len(logits), -1))
+    return replace(_summarise(passes, seed), n_passes=n_passes)
 
 
 def draw_masks(n_passes: int, width: int, dropout: float, random: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 from hf_cxr.explain import attention_rollout, grad_cam, look, untrained
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.localisation import score_localisation
-from hf_cxr.models import SINGLE_STAGE
+from hf_cxr.models import SINGLE_STAGE, CXREnsembleForImageClassification
 from hf_cxr.uncertainty import NoDropoutError, mc_dropout
 from tests.conftest import join_stages
 
@@ -270,6 +270,24 @@ def test_two_stages(two_stage):
     two_stage.config.gate_threshold = 1.1
     cleared = look(two_stage, pixels, n_passes=5)
     assert cleared.heatmaps.isnan().sum() == 12 * 3 * 64 * 64
+
+
+def test_an_ensemble_shows_its_members_mean(make):
+    members = [make("densenet", link="conditional"), make("vit", link="conditional")]
+    ensemble = CXREnsembleForImageClassification.from_models(members)
+    seen = look(ensemble, films(), n_passes=5, seed=2, raw=True)
+    raw = torch.stack([grad_cam(member, films(), raw=True) for member in members])
+    assert (raw[0] - raw[1]).abs().max() > 0.01 * raw.max()
+    torch.testing.assert_close(seen.heatmaps, raw.mean(0))
+    with torch.no_grad():
+        torch.testing.assert_close(seen.logits, ensemble(films()).logits, rtol=1e-4, atol=1e-5)
+    doubt = mc_dropout(ensemble, films(), 5, seed=2)
+    torch.testing.assert_close(seen.uncertainty.entropy, doubt.entropy, rtol=1e-4, atol=1e-5)
+    stretched = grad_cam(ensemble, films())
+    flat = raw.mean(0).flatten(-2)
+    low, high = (each[..., None, None] for each in flat.aminmax(dim=-1))
+    torch.testing.assert_close(stretched, (raw.mean(0) - low) / (high - low + 1e-7), rtol=1e-3, atol=1e-4)
+    assert untrained(ensemble)(films()).logits.shape == (3, 4)
 
 
 def slow_rollout(model, pixels):

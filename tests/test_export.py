@@ -14,7 +14,7 @@ import torch
 from hf_cxr import export
 from hf_cxr.export import FILMS, METADATA, TOLERANCE, ExportError, export_onnx, export_program
 from hf_cxr.hierarchy import Hierarchy
-from hf_cxr.models import CXRImageProcessor
+from hf_cxr.models import CXREnsembleForImageClassification, CXRImageProcessor
 from hf_cxr.verification import identity
 from tests.conftest import REPO, join_stages
 from tests.pipeline.helpers import FEW, lively, operating_points
@@ -115,6 +115,20 @@ def test_a_file_says_what_the_model_says(kind, write, name, read, metadata, make
         assert got[0].dtype == torch.float32
         torch.testing.assert_close(got[0].double(), expected, atol=2e-6, rtol=0)
     assert expected.std(0).max() > 1e-4  # the films differ: a constant would not pass
+
+
+@FORMATS
+def test_an_ensemble_is_one_file(write, name, read, metadata, make_model, nih, tmp_path):
+    members = [lively(make_model(kind, nih.subset(FEW), link="conditional")) for kind in ("densenet", "vit")]
+    ensemble = CXREnsembleForImageClassification.from_models(members)
+    exported = write(ensemble, processor(ensemble), tmp_path / name)
+    for n in (1, 7):
+        expected = forward(ensemble, noise(n)).logits.double().sigmoid()
+        (got,) = read(exported.path, noise(n))
+        torch.testing.assert_close(got.double(), expected, atol=2e-6, rtol=0)
+        parent, child = (list(side) for side in nih.subset(FEW).edge_indices)
+        assert (got[:, child] <= got[:, parent]).all()
+    assert metadata(exported.path)["architecture"] == "cxr-ensemble"
 
 
 def test_large_films_keep_their_own_exposure(make_model, nih, tmp_path):

@@ -80,5 +80,5 @@ def test_what_does_not_fit_is_refused_by_name(donor, make_model, nih, tmp_path):
     gate, below = nih.subset([nih.gate]), nih.subset([name for name in nih.names if name != nih.gate])
     stages = join_stages(make_model(hierarchy=gate), make_model(hierarchy=below), nih)
     stages.save_pretrained(tmp_path / "stages")
-    with pytest.raises(SettingsError, match="stages has two stages"):
+    with pytest.raises(SettingsError, match="stages is made of several models"):
         build_model(settings_for(tmp_path / "stages"), nih, OF_FILMS)

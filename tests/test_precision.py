@@ -8,7 +8,7 @@ import torch
 
 from hf_cxr.explain import look
 from hf_cxr.loading import load_model, load_processor
-from hf_cxr.models import CXRImageProcessor
+from hf_cxr.models import CXREnsembleForImageClassification, CXRImageProcessor
 from hf_cxr.precision import PRECISIONS, PrecisionError, check_heatmaps, set_precision
 from hf_cxr.quantisation import ABOUT, QuantisationError, install, quantise
 from hf_cxr.uncertainty import mc_dropout
@@ -28,6 +28,11 @@ def films(model, n=12, seed=0):
 
 
 def built(kind, make_model, nih):
+    if kind == "ensemble":
+        parts = [built(part, make_model, nih) for part in ("densenet", "densenet")]
+        with torch.no_grad():
+            parts[1].head.trunk.classifier.weight.mul_(-1)
+        return CXREnsembleForImageClassification.from_models(parts)
     if kind != "two stages":
         return lively(make_model(kind, link="conditional", head_dropout=0.3)).eval()
     few = nih.subset(FEW)
@@ -36,7 +41,7 @@ def built(kind, make_model, nih):
     return join_stages(gate, lively(findings), few)
 
 
-@pytest.fixture(params=["densenet", "vit", "two stages"])
+@pytest.fixture(params=["densenet", "vit", "two stages", "ensemble"])
 def model(request, make_model, nih):
     return built(request.param, make_model, nih)
 

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from scipy.special import expit
 from torch import nn
 
+from hf_cxr.models import CXREnsembleForImageClassification
 from hf_cxr.uncertainty import NoDropoutError, _summarise, draw_masks, mc_dropout
 from tests.conftest import join_stages
 
@@ -215,3 +216,31 @@ def test_two_stages_name_the_stage_without_dropout(two_stage):
     two_stage.gate.head.trunk.dropout.p = 0.0
     with pytest.raises(NoDropoutError, match=r"of the gate model is 0\.0"):
         mc_dropout(two_stage, films())
+
+
+def ensemble_of(*members):
+    with torch.no_grad():
+        for number, member in enumerate(members):
+            member.head.trunk.classifier.weight.mul_(1 - number)  # the seed is the same
+    return CXREnsembleForImageClassification.from_models(members)
+
+
+def test_an_ensemble_takes_the_passes_of_all_members(make, nih):
+    ensemble = ensemble_of(make("densenet", link="conditional"), make("vit", link="conditional"))
+    ensemble.config.calibration = {"coefficients": {name: [0.9, 0.9, 0.3] for name in nih.names}}
+    pixels, random = films(), torch.Generator().manual_seed(4)
+    widths = [member.head.trunk.classifier.in_features for member in ensemble.members]
+    masks = [draw_masks(8, width, 0.4, random) for width in widths]
+    passes = [slow_passes(member, pixels, own) for member, own in zip(ensemble.members, masks, strict=True)]
+    got = mc_dropout(ensemble, pixels, 8, seed=4)
+    assert got.n_passes == 8
+    logits = torch.logit(torch.from_numpy(np.concatenate(passes))).float()
+    check(got, expit(ensemble.calibrate(logits.flatten(0, 1)).unflatten(0, (16, -1)).double().numpy()))
+
+
+def test_an_ensemble_without_dropout_tells_how_its_members_disagree(make):
+    ensemble = ensemble_of(make("densenet", dropout=0.0), make("densenet", dropout=0.0))
+    got = mc_dropout(ensemble, films(), 3)
+    with torch.no_grad():
+        check(got, np.stack([expit(member(films()).logits.double().numpy()) for member in ensemble.members]))
+    assert got.mutual_information.max() > 1e-3

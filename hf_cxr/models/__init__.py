@@ -3,17 +3,20 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from .calibrate import Calibrate
-from .configuration import CXRConfig, CXRDenseNetConfig, CXRTwoStageConfig, CXRViTConfig
+from .configuration import CXRConfig, CXRDenseNetConfig, CXREnsembleConfig, CXRTwoStageConfig, CXRViTConfig
 from .densenet import CXRDenseNetForImageClassification
 from .dicom import DicomFilm, DicomRefusedError, read_dicom
+from .ensemble import CXREnsembleForImageClassification
 from .modeling import CXROutput, CXRPreTrainedModel
+from .parts import SINGLE_STAGE, CXRComposedModel
 from .processing import CXRImageProcessor, FilmError
-from .two_stage import SINGLE_STAGE, CXRTwoStageForImageClassification
+from .two_stage import CXRTwoStageForImageClassification
 from .vit import CXRViTForImageClassification
 
 _PAIRS: tuple[tuple[type[CXRConfig], type[CXRPreTrainedModel]], ...] = (
     *SINGLE_STAGE.values(),
     (CXRTwoStageConfig, CXRTwoStageForImageClassification),
+    (CXREnsembleConfig, CXREnsembleForImageClassification),
 )
 for _config, _model in _PAIRS:
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
@@ -24,9 +27,12 @@ for _config, _model in _PAIRS:
 
 __all__ = [
     "SINGLE_STAGE",
+    "CXRComposedModel",
     "CXRConfig",
     "CXRDenseNetConfig",
     "CXRDenseNetForImageClassification",
+    "CXREnsembleConfig",
+    "CXREnsembleForImageClassification",
     "CXRImageProcessor",
     "CXROutput",
     "CXRPreTrainedModel",

@@ -1,5 +1,6 @@
 """The calibration that a checkpoint carries, applied as the last step of its forward pass."""
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -39,26 +40,33 @@ class Calibrate(nn.Module):
             # −ln(1 − P) = softplus(z) and ln P = z − softplus(z): a sum of rising terms, so that rounding cannot
             # turn two films round; at a = b it is a·z + c to the last bit.
             calibrated = both * z + (a - both) * F.logsigmoid(z) + (b - both) * F.softplus(z) + c
-            return self._keep_order(z, calibrated, names)
+            return keep_order([z], calibrated, names, self.config.parents)
 
-    def _keep_order(self, before_BL: Tensor, after_BL: Tensor, names: list[str]) -> Tensor:
-        columns = list(after_BL.unbind(1))
-        settled: set[str] = set()
 
-        def settle(name: str) -> None:  # parents first
-            if name in settled:
-                return
-            child = names.index(name)
-            for above in self.config.parents.get(name, []):
-                settle(above)
-                parent = names.index(above)
-                lowered = torch.minimum(columns[child], columns[parent])
-                columns[child] = torch.where(before_BL[:, child] <= before_BL[:, parent], lowered, columns[child])
-            settled.add(name)
+def keep_order(before: list[Tensor], after_BL: Tensor, names: list[str], parents: dict[str, list[str]]) -> Tensor:
+    """Lower each child to its parent where it was not above it in any of the logits (B, L) that `after_BL` is made of.
 
-        for name in names:
-            settle(name)
-        return torch.stack(columns, 1)
+    Args:
+        names: labels of the columns. parents: as in the config; acyclic.
+    """
+    columns = list(after_BL.unbind(1))
+    settled: set[str] = set()
+
+    def settle(name: str) -> None:  # parents first
+        if name in settled:
+            return
+        child = names.index(name)
+        for above in parents.get(name, []):
+            settle(above)
+            parent = names.index(above)
+            lowered = torch.minimum(columns[child], columns[parent])
+            held = reduce(torch.logical_and, [each_BL[:, child] <= each_BL[:, parent] for each_BL in before])
+            columns[child] = torch.where(held, lowered, columns[child])
+        settled.add(name)
+
+    for name in names:
+        settle(name)
+    return torch.stack(columns, 1)
 
 
 def moved_threshold(threshold: float, old: list[float] | None, new: list[float] | None) -> float:

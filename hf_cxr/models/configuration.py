@@ -129,3 +129,15 @@ class CXRTwoStageConfig(CXRConfig):
     finding_model: dict[str, Any] = field(default_factory=dict)
     gate_threshold: float = 0.5
     skipped_conditional: dict[str, float] = field(default_factory=dict)
+
+
+class CXREnsembleConfig(CXRConfig):
+    """Config of several single-stage models whose probabilities are averaged.
+
+    Args:
+        member_models: their configs as plain data (`config.to_dict()`), with the same labels, hierarchy and input.
+    """
+
+    model_type = "cxr-ensemble"
+
+    member_models: list[dict[str, Any]] = field(default_factory=list)

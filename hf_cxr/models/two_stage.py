@@ -6,23 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from .calibrate import Calibrate
-from .configuration import CXRConfig, CXRDenseNetConfig, CXRTwoStageConfig, CXRViTConfig
-from .densenet import CXRDenseNetForImageClassification
+from .configuration import CXRTwoStageConfig
 from .heads import chain
 from .modeling import CXROutput, CXRPreTrainedModel
+from .parts import CXRComposedModel, build, plain
 from .processing import normalise
-from .vit import CXRViTForImageClassification
-
-SINGLE_STAGE: dict[str, tuple[type[CXRConfig], type[CXRPreTrainedModel]]] = {
-    CXRDenseNetConfig.model_type: (CXRDenseNetConfig, CXRDenseNetForImageClassification),
-    CXRViTConfig.model_type: (CXRViTConfig, CXRViTForImageClassification),
-}
 
 
-class CXRTwoStageForImageClassification(CXRPreTrainedModel):
+class CXRTwoStageForImageClassification(CXRComposedModel):
     """Two single-stage models: a gate, and a finding model trained on abnormal films (P(label | abnormal)).
 
     The outputs are composed by the chain rule, P(label) = P(abnormal) · P(label | abnormal), so every label lies
@@ -42,8 +35,8 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
 
     def __init__(self, config: CXRTwoStageConfig) -> None:
         super().__init__(config)
-        self.gate = _build(config.gate_model)
-        self.findings = _build(config.finding_model)
+        self.gate = build(config.gate_model)
+        self.findings = build(config.finding_model)
         for stage in (self.gate, self.findings):
             if stage.config.image_size != config.image_size:
                 _reads_larger(stage)
@@ -89,8 +82,8 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
             if getattr(mine, key) != getattr(theirs, key):
                 raise ValueError(f"{key}: gate has {getattr(mine, key)}, findings {getattr(theirs, key)}; must agree")
         config = CXRTwoStageConfig(
-            gate_model=_plain(mine),
-            finding_model=_plain(theirs),
+            gate_model=plain(mine),
+            finding_model=plain(theirs),
             gate_threshold=gate_threshold,
             skipped_conditional=skipped_conditional,
             backbone=f"{mine.backbone} + {theirs.backbone}",
@@ -106,18 +99,9 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
         model.findings.load_state_dict(findings.state_dict())
         return model
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: the two inner models have initialised themselves."""
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """In both models."""
-        self.gate.gradient_checkpointing_enable()
-        self.findings.gradient_checkpointing_enable()
-
-    def gradient_checkpointing_disable(self) -> None:
-        """In both models."""
-        self.gate.gradient_checkpointing_disable()
-        self.findings.gradient_checkpointing_disable()
+    def parts(self) -> dict[str, Any]:
+        """Gate and findings."""
+        return {"gate": self.gate, "findings": self.findings}
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, run_all: bool = False, **_: Any) -> CXROutput:
         """Logits of composed probabilities.
@@ -151,11 +135,6 @@ class CXRTwoStageForImageClassification(CXRPreTrainedModel):
         return self.calibrate(torch.cat([gate_B1, log_p - log_q], dim=1)[:, self.order])
 
 
-def _plain(config: CXRConfig) -> dict[str, Any]:
-    """As plain data, without the folder it was loaded from."""
-    return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
-
-
 def _reads_larger(stage: Any) -> None:
     """Let a stage's backbone take larger films.
 
@@ -175,11 +154,3 @@ def _resize(size: int, own_statistics: bool, _: nn.Module, films: tuple[Tensor])
     smaller = F.interpolate(pixels.float(), (size, size), mode="bilinear", antialias=True)
     # The mean of the smaller film is the larger's, but its deviation is less.
     return (normalise(smaller, None, None) if own_statistics else smaller).to(pixels.dtype)
-
-
-def _build(plain: dict[str, Any]) -> PreTrainedModel:
-    kind = plain.get("model_type", "")
-    if kind not in SINGLE_STAGE:
-        raise ValueError(f"model_type {kind!r} of a stage: expected one of {', '.join(SINGLE_STAGE)}")
-    config_class, model_class = SINGLE_STAGE[kind]
-    return model_class(config_class.from_dict(plain))

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageClassification
 from hf_cxr.hub import stranger
 from hf_cxr.hub.remote_code import add_code
 from hf_cxr.hub.verify import NotReproducedError, verify
-from hf_cxr.models import CXRImageProcessor
+from hf_cxr.models import CXREnsembleForImageClassification, CXRImageProcessor
 from hf_cxr.verification import FILE, Verification, VerificationError, identity, verify_with
 from tests.conftest import join_stages
 
@@ -46,10 +46,14 @@ def test_a_folder_with_code_is_loaded_without_the_package_too(finished):
         verify(finished)
 
 
-def test_two_stages_bring_all_their_code(make_model, nih, tmp_path):
-    gate = make_model(hierarchy=nih.subset([nih.gate]))
-    findings = make_model("vit", hierarchy=nih.subset([name for name in nih.names if name != nih.gate]))
-    model = join_stages(gate, findings, nih)
+@pytest.mark.parametrize("kind", ["two stages", "ensemble"])
+def test_models_of_several_bring_all_their_code(kind, make_model, nih, tmp_path):
+    if kind == "ensemble":
+        model = CXREnsembleForImageClassification.from_models([make_model(), make_model("vit")])
+    else:
+        gate = make_model(hierarchy=nih.subset([nih.gate]))
+        findings = make_model("vit", hierarchy=nih.subset([name for name in nih.names if name != nih.gate]))
+        model = join_stages(gate, findings, nih)
     model.save_pretrained(tmp_path)
     processor = CXRImageProcessor.for_model(model.config)
     processor.save_pretrained(tmp_path)

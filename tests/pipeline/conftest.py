@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from hf_cxr.hierarchy import Hierarchy
+from hf_cxr.models import CXREnsembleForImageClassification
 from tests.conftest import join_stages
 from tests.pipeline.helpers import FEW, N, lively, operating_points, pixels, processed
 
@@ -38,3 +39,9 @@ def two_stage(make_model, nih):
     gate = both.gate(processed(both, pixels())).logits[:, 0].double().sigmoid()
     both.config.gate_threshold = gate.sort().values[2:4].mean().item()  # four of seven films pass
     return both
+
+
+@pytest.fixture
+def ensemble(make_model):
+    members = [lively(make_model(kind, link="conditional", head_dropout=0.4)) for kind in ("densenet", "vit")]
+    return CXREnsembleForImageClassification.from_models(members)

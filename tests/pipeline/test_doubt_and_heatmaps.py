@@ -39,7 +39,9 @@ def test_without_heatmaps_the_result_is_json(which, request, films):
     assert kinds <= {str, float, bool, type(None)}
 
 
-def test_dropout_is_mc_dropout_and_the_plain_probability_stays(model, films):
+@pytest.mark.parametrize("which", ["model", "ensemble"])
+def test_dropout_is_mc_dropout_and_the_plain_probability_stays(which, request, films):
+    model = request.getfixturevalue(which)
     names = model.config.label_names
     rows = reader(model)(films, batch_size=4, n_passes=6, seed=5)
     expected = mc_dropout(model, processed(model, films), 6, seed=5)
@@ -50,6 +52,14 @@ def test_dropout_is_mc_dropout_and_the_plain_probability_stays(model, films):
     assert (table(rows, names) - figures(rows, names, "mean")).abs().max() > 1e-3
     other = reader(model)(films, n_passes=6, seed=6)
     assert (figures(other, names, "mean") - figures(rows, names, "mean")).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_one_pass_through_each_members_backbone(ensemble, films, options, monkeypatch):
+    first, second = (member.backbone for member in ensemble.members)
+    seen = count_films(monkeypatch, first=first, second=second)
+    reader(ensemble)(films, batch_size=3, **options)
+    assert seen == {"first": [3, 3, 1], "second": [3, 3, 1]}
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
