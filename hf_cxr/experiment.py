@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,6 @@ from hf_cxr.predictions import METADATA, PredictionTable, probabilities
 from hf_cxr.refitting import refit_calibration, refit_points
 from hf_cxr.runs import REPORT_FILE, RunFolder
 from hf_cxr.trainer import CXRTrainer
-from hf_cxr.training_arguments import CXRTrainingArguments
 from hf_cxr.verification import identity, verify_with
 
 
@@ -187,24 +186,35 @@ def prediction_table(
     )
 
 
+class Choices(Protocol):
+    """What `report_run` asks of the settings: how calibration and the gate's threshold are chosen on validation."""
+
+    calibration: str
+    gate_criterion: str
+
+
 def finish_run(
-    model: CXRPreTrainedModel, films: Films, run: RunFolder, fit: str, settings: Settings, provenance: dict[str, Any]
+    model: CXRPreTrainedModel,
+    processor: CXRImageProcessor,
+    films: Films,
+    run: RunFolder,
+    choices: Choices,
+    provenance: dict[str, Any],
 ) -> EvalReport:
-    """Save the model, load it back, and report what was loaded; see `report_run`."""
+    """Save the model and what reads its films, load it back, and report what was loaded; see `report_run`."""
     if PartialState().is_main_process:
         model.save_pretrained(run.path)
-        lateral = settings.data.wants_lateral
-        CXRImageProcessor.for_model(model.config, fit, lateral).save_pretrained(run.path)
+        processor.save_pretrained(run.path)
     PartialState().wait_for_everyone()
     saved = AutoModelForImageClassification.from_pretrained(run.path, dtype=torch.float32)
-    return report_run(saved, films, run, settings.training, provenance)
+    return report_run(saved, films, run, choices, provenance)
 
 
 def report_run(
     saved: CXRPreTrainedModel,
     films: Films,
     run: RunFolder,
-    arguments: CXRTrainingArguments,
+    choices: Choices,
     provenance: dict[str, Any],
     earlier: CXRConfig | None = None,
     also: Callable[[EvalReport], None] | None = None,
@@ -215,7 +225,7 @@ def report_run(
     validation and stored in the config. `eval_report.json` is written last; then the checkpoints go.
 
     Args:
-        provenance: of the report; its `log` is what `train_model` returned.
+        provenance: of the report; its `log` is what `train_model` returned, histories where they are known.
         earlier: the config of the model that this one was adapted from, which gives calibration and thresholds of
             labels that cannot be fitted here. Its films may then lack a class of the gate.
         also: further work on the finished model, called in every process before the run counts as finished.
@@ -226,10 +236,10 @@ def report_run(
     folder, log, hierarchy = run.path, provenance.pop("log"), films.hierarchy
     logits = {split: uncalibrated_logits(saved, films, split) for split in films.decoded if split != "train"}
     before = {split: prediction_table(saved, films, split, logits[split]) for split in logits}
-    calibration = refit_calibration(before["validation"], arguments.calibration, "validation", earlier)
+    calibration = refit_calibration(before["validation"], choices.calibration, "validation", earlier)
     saved.config.calibration = calibration.to_config()
     tables = {split: prediction_table(saved, films, split, calibrated_logits(saved, logits[split])) for split in logits}
-    points = refit_points(tables["validation"], hierarchy, "validation", arguments.gate_criterion, earlier)
+    points = refit_points(tables["validation"], hierarchy, "validation", choices.gate_criterion, earlier)
     saved.config.operating_points = asdict(points)
     provenance["model"] = identity(saved)
     provenance["training"] = {
@@ -283,6 +293,8 @@ def _draw(
     dataset, toy = provenance["dataset"], " (phantom: synthetic, not clinical)" if provenance["synthetic"] else ""
     for stage, entry in log.items():
         suffix = "" if stage == "model" else f"_{stage}"
-        figures.learning_curves(entry["history"], folder / f"learning_curves{suffix}.png", f"{dataset}, {stage}{toy}")
+        if "history" in entry:
+            title = f"{dataset}, {stage}{toy}"
+            figures.learning_curves(entry["history"], folder / f"learning_curves{suffix}.png", title)
     for split, report in reports.items():
         figures.label_auroc(report, folder / f"auroc_{split}.png", f"{dataset}, {split} split{toy}", hierarchy.unscored)

@@ -62,7 +62,7 @@ class RunFolder:
             return
         if not (self.path / SETTINGS_FILE).exists():
             raise RunFolderError(f"{self.path} is not empty and no run (no {SETTINGS_FILE}); choose another output_dir")
-        own = launch_mark() in _read(self.path).get("launched_by", ())
+        own = launch_mark() in read_run(self.path).get("launched_by", ())
         finished = (self.path / REPORT_FILE).exists()
         self.resume, self._to_delete = resume or own, overwrite and not own
         if self.resume and finished:
@@ -140,18 +140,27 @@ def check_same(path: Path, run: dict[str, Any]) -> None:
     Raises:
         RunFolderError: lists both sides of each difference.
     """
-    compared = [key for key in ("settings", "data") if key in run]
-    then, today = (_flatten({key: side.get(key) for key in compared}) for side in (_read(path), _plain(run)))
-    different = [
-        f"{key}: was {then.get(key)!r}, is {today.get(key)!r}"
-        for key in sorted(then.keys() | today.keys())
-        if then.get(key) != today.get(key) and not key.endswith(_FREE_ON_RESUME)
-    ]
-    if different:
+    compared: list[str] = [key for key in ("settings", "data") if key in run]
+    then, today = ({key: side.get(key) for key in compared} for side in (read_run(path), _plain(run)))
+    if different := differences(then, today):
         raise RunFolderError(
             f"{path}: resuming needs the settings and data it was started with; different are "
-            + "; ".join(different[:10])
+            + "; ".join(f"{key}: was {was!r}, is {now!r}" for key, (was, now) in list(different.items())[:10])
         )
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], free: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
+    """`{key: (one's, other's)}` of two `run.yaml` (or parts of them), keys of groups joined by dots.
+
+    Args:
+        free: ends of keys that may differ, besides those that change no figure.
+    """
+    first, second = _flatten(one), _flatten(other)
+    return {
+        key: (first.get(key), second.get(key))
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key) and not key.endswith((*_FREE_ON_RESUME, *free))
+    }
 
 
 def describe_run(settings: dict[str, Any], data: dict[str, Any], labels: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +201,7 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, Any]:
     """`run.yaml` of a folder; empty if the machine went down before the disk had it."""
     return yaml.safe_load((path / SETTINGS_FILE).read_text(encoding="utf-8")) or {}
 

@@ -26,6 +26,7 @@ from hf_cxr.energy import measured
 from hf_cxr.errors import run_recipe
 from hf_cxr.experiment import finish_run, train_model
 from hf_cxr.films import label_summary, prepare_films
+from hf_cxr.models import CXRImageProcessor
 from hf_cxr.processes import start_processes
 from hf_cxr.runs import REPORT_FILE, FinishedRunError, RunFolder, check_same, describe_run, provenance
 from hf_cxr.summary import report_table
@@ -57,7 +58,8 @@ def main() -> None:
     with measured(settings.run.energy_country, continued=run.resume) as energy:
         model, log = train_model(settings, films, run)
     traced = provenance(described) | {"log": log, "energy": energy or None}
-    report = finish_run(model, films, run, settings.model.fit, settings, traced)
+    processor = CXRImageProcessor.for_model(model.config, settings.model.fit, settings.data.wants_lateral)
+    report = finish_run(model, processor, films, run, arguments, traced)
     if state.is_main_process:
         print(f"\n{report_table(report)}\n")
         for name in (REPORT_FILE, "predictions_test.csv", "run.yaml", "model.safetensors", "figures"):

@@ -82,6 +82,7 @@ ALLOWED = {
         "hierarchy", "inference", "labels", "losses", "models", "operating_points", "predictions", "refitting", "runs",
         "trainer", "training_arguments", "verification",
     },
+    "ensemble": {"films", "loading", "models", "runs", "verification"},
     "hospital_taxonomy": {"data", "hierarchy"},
     "verification": {"data", "models"},
     "energy": set(),

@@ -110,7 +110,7 @@ def _context(source: CardSource, folder: Path, repo_id: str | None) -> dict[str,
         "name": model_name(source, repo_id),
         "repo": repo_id or "FOLDER",
         "what": _what(source),
-        "can_doubt": all(0 < stage["head_dropout"] < 1 for stage in source.stage_configs),
+        "can_doubt": source.n_members > 0 or all(0 < stage["head_dropout"] < 1 for stage in source.stage_configs),
         "limits": limits(source),
         "few": FEW_POSITIVES,
         "dagger": results.FEW,
@@ -133,6 +133,12 @@ def _what(source: CardSource) -> str:
     reads = f"reads a chest film at {size} × {size} pixels and gives a probability for every node of a tree of findings"
     if len(stages) == 1:
         return f"{stages[0][0].upper()}{stages[0][1:]} {reads}."
+    if source.n_members:
+        kind = f"{stages[0]} each" if len(set(stages)) == 1 else ", ".join(stages)
+        return (
+            f"An ensemble of {source.n_members} models, {kind}, which were trained alike from other seeds: it {reads}, "
+            "the mean of what its members give."
+        )
     return (
         f"Two models, one after the other: {stages[0]} as the gate, and {stages[1]} for the findings, which looks only "
         f"at films that the gate does not clear. Together this {reads}."

@@ -17,7 +17,7 @@ from hf_cxr.change import CHANGE_FILE, ChangeError, ChangeReport
 from hf_cxr.evaluation import EvalReport
 from hf_cxr.hierarchy import Hierarchy
 from hf_cxr.hub.card.statements import CardError, Statement, read_statement
-from hf_cxr.models import CXRConfig
+from hf_cxr.models import CXRConfig, CXREnsembleConfig
 from hf_cxr.runs import REPORT_FILE, SETTINGS_FILE
 from hf_cxr.verification import identity
 
@@ -70,7 +70,14 @@ class CardSource:
     def stage_configs(self) -> tuple[dict[str, Any], ...]:
         """Configs of the models that make up this one, as plain data."""
         config = self.config.to_dict()
+        if self.n_members:
+            return tuple(config["member_models"])
         return (config["gate_model"], config["finding_model"]) if "gate_model" in config else (config,)
+
+    @property
+    def n_members(self) -> int:
+        """How many models an ensemble has; 0 of any other model."""
+        return len(self.config.member_models) if isinstance(self.config, CXREnsembleConfig) else 0
 
 
 def read_source(folder: Path, run: Path | None = None, templates: Path | None = None) -> CardSource:

@@ -122,7 +122,13 @@ def environment(source: CardSource) -> str:
     """Versions and machine."""
     versions = ", ".join(f"{name} {version}" for name, version in source.run["versions"].items())
     machine = source.run["machine"]
-    return f"{versions}; {machine['cores']} cores ({machine['processor']}). Seed {source.run['seed']}."
+    return f"{versions}; {machine['cores']} cores ({machine['processor']}). {_seeds(source).capitalize()}."
+
+
+def _seeds(source: CardSource) -> str:
+    """Of the run, or of an ensemble's members."""
+    members = source.run["settings"].get("ensemble", {}).get("members")
+    return f"seeds {', '.join(str(member['seed']) for member in members)}" if members else f"seed {source.run['seed']}"
 
 
 def energy(source: CardSource) -> str:
@@ -141,7 +147,7 @@ def repeat(source: CardSource) -> str:
     """What is needed to repeat the run beside its settings."""
     own = has_own_files(source.run["settings"])
     return (
-        f"Settings `{source.run['settings_hash']}`, seed {source.run['seed']}, hf_cxr "
+        f"Settings `{source.run['settings_hash']}`, {_seeds(source)}, hf_cxr "
         f"{source.run['versions']['hf_cxr']}, and data with the fingerprint above."
         + (" `FILE` stands for a file of the publisher's own, which is not here." if own else "")
     )
