@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from hf_cxr.evaluation import EvalReport
+
+RUN_FILES = ("eval_report.json", "predictions_test.csv", "run.yaml", "model.safetensors", "figures")
 
 
 def report_table(report: EvalReport) -> str:
@@ -30,6 +35,17 @@ def report_table(report: EvalReport) -> str:
     notes = ["* fewer than 20 positive films: read its AUROC with its n"] if few else []
     title = f"{report.split}: {report.size}"
     return "\n".join([title, *lines, *notes, "", *_totals(report)])
+
+
+def closing_words(report: EvalReport, folder: Path, files: Sequence[str]) -> str:
+    """What a recipe ends with: the report as a table, and where everything is.
+
+    Args:
+        files: names in `folder`; those that are not there are left out.
+    """
+    width = max(map(len, files))
+    there = [f"{name:{width}}  {(folder / name).resolve()}" for name in files if (folder / name).exists()]
+    return "\n".join(["", report_table(report), "", *there])
 
 
 def _totals(report: EvalReport) -> list[str]:

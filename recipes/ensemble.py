@@ -22,8 +22,8 @@ from hf_cxr.errors import run_recipe
 from hf_cxr.experiment import finish_run
 from hf_cxr.films import label_summary, prepare
 from hf_cxr.processes import start_processes
-from hf_cxr.runs import REPORT_FILE, RunFolder, describe_run, provenance
-from hf_cxr.summary import report_table
+from hf_cxr.runs import RunFolder, describe_run, provenance
+from hf_cxr.summary import RUN_FILES, closing_words
 
 
 def main() -> None:
@@ -56,10 +56,7 @@ def main() -> None:
     choices = SimpleNamespace(**{key: settings["training"][key] for key in ("calibration", "gate_criterion")})
     report = finish_run(model, processor, films, run, choices, traced)
     if state.is_main_process:
-        print(f"\n{report_table(report)}\n")
-        for name in (REPORT_FILE, "predictions_test.csv", "run.yaml", "model.safetensors", "figures"):
-            if (run.path / name).exists():
-                print(f"{name:22} {(run.path / name).resolve()}")
+        print(closing_words(report, run.path, RUN_FILES))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hf_cxr.report.arguments import parse_report_settings
 from hf_cxr.report.build import build
 from hf_cxr.report.inputs import gather
 from hf_cxr.report.write import check_folder
-from hf_cxr.summary import report_table
+from hf_cxr.summary import closing_words
 
 
 def main() -> None:
@@ -44,9 +44,7 @@ def main() -> None:
         inspection=inputs.inspection,
         overwrite=settings.overwrite,
     )
-    print(f"\n{report_table(report)}\n")
-    for name in ("report.html", "report.md", "eval_report.json", "figures"):
-        print(f"{name:18} {(folder / name).resolve()}")
+    print(closing_words(report, folder, ("report.html", "report.md", "eval_report.json", "figures")))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from hf_cxr.experiment import report_run
 from hf_cxr.films import label_summary
 from hf_cxr.processes import start_processes
 from hf_cxr.runs import RunFolder, describe_run, provenance
-from hf_cxr.summary import report_table
+from hf_cxr.summary import RUN_FILES, closing_words
 
 
 def main() -> None:
@@ -56,10 +56,7 @@ def main() -> None:
 
     report = report_run(model, films, run, arguments, traced, earlier=base.config, also=compare)
     if state.is_main_process:
-        print(f"\n{report_table(report)}\n")
-        for name in ("change.html", "eval_report.json", "predictions_test.csv", "run.yaml", "figures"):
-            if (run.path / name).exists():
-                print(f"{name:22} {(run.path / name).resolve()}")
+        print(closing_words(report, run.path, ("change.html", *RUN_FILES)))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from hf_cxr.experiment import finish_run, train_model
 from hf_cxr.films import label_summary, prepare_films
 from hf_cxr.models import CXRImageProcessor
 from hf_cxr.processes import start_processes
-from hf_cxr.runs import REPORT_FILE, FinishedRunError, RunFolder, check_same, describe_run, provenance
-from hf_cxr.summary import report_table
+from hf_cxr.runs import FinishedRunError, RunFolder, check_same, describe_run, provenance
+from hf_cxr.summary import RUN_FILES, closing_words
 
 
 def main() -> None:
@@ -61,10 +61,7 @@ def main() -> None:
     processor = CXRImageProcessor.for_model(model.config, settings.model.fit, settings.data.wants_lateral)
     report = finish_run(model, processor, films, run, arguments, traced)
     if state.is_main_process:
-        print(f"\n{report_table(report)}\n")
-        for name in (REPORT_FILE, "predictions_test.csv", "run.yaml", "model.safetensors", "figures"):
-            if (run.path / name).exists():
-                print(f"{name:22} {(run.path / name).resolve()}")
+        print(closing_words(report, run.path, RUN_FILES))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from hf_cxr.demo import phantoms
 from hf_cxr.demo.pictures import square
 from hf_cxr.demo.result import Shown, problem, render, template
 from hf_cxr.demo.uploads import FORMATS, UploadError, read_upload
-from hf_cxr.demo.words import WARNING, model_facts
+from hf_cxr.demo.words import WARNING, members_of, model_facts
 from hf_cxr.pipeline import ChestXRayClassificationPipeline
 from hf_cxr.uncertainty import NoDropoutError, check_passes
 
@@ -60,7 +60,7 @@ def build(
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio's components ask only here
     n_passes = dropout_passes if dropout_passes and _has_dropout(read) else None
-    hierarchy, processor = read.hierarchy, read.image_processor
+    hierarchy, processor, config = read.hierarchy, read.image_processor, read.network.config
 
     def show(film: Image.Image, what: str) -> str:
         reading = read(film, heatmaps=True, n_passes=n_passes, seed=seed, max_entropy=max_entropy)
@@ -68,7 +68,9 @@ def build(
         if film.width != film.height:
             caption = f"{caption} {_PLACED[processor.fit]}"
         shown = Shown(square(film, int(processor.size.height), processor.fit), caption)
-        return render(reading, shown, hierarchy, n_passes=n_passes, max_entropy=max_entropy)
+        return render(
+            reading, shown, hierarchy, n_passes=n_passes, max_entropy=max_entropy, n_members=members_of(config)
+        )
 
     def show_upload(given: dict[str, Any] | None) -> tuple[str, None]:
         if given is None:
@@ -111,7 +113,7 @@ def build(
             apply_default_css=False,
             elem_id="cxr-result",
         )
-        facts = model_facts(read.network.config, processor.fit, name, n_passes, max_entropy)
+        facts = model_facts(config, processor.fit, name, n_passes, max_entropy)
         gr.HTML(template("about.html.jinja", facts=facts), elem_id="cxr-about", apply_default_css=False)
 
         one_at_a_time: dict[str, Any] = {"concurrency_id": "film", "concurrency_limit": 1, "api_visibility": "private"}

@@ -41,13 +41,19 @@ def template(name: str, **values: Any) -> str:
 
 
 def render(
-    reading: Mapping[str, Any], shown: Shown, hierarchy: Hierarchy, *, n_passes: int | None, max_entropy: float | None
+    reading: Mapping[str, Any],
+    shown: Shown,
+    hierarchy: Hierarchy,
+    *,
+    n_passes: int | None,
+    max_entropy: float | None,
+    n_members: int = 0,
 ) -> str:
     """What the page shows of one film.
 
     Args:
         reading: of `ChestXRayClassificationPipeline`, with heatmaps of all labels.
-        n_passes, max_entropy: with which it was made.
+        n_passes, max_entropy: with which it was made. n_members: of an ensemble that made it, else 0.
     """
     notices = [
         doubt_notice(reading, max_entropy, hierarchy),
@@ -64,7 +70,7 @@ def render(
         position={name: i for i, name in enumerate(maps)},
         chosen=first_choice(reading, hierarchy),
         findings=reading["findings"],
-        legend=doubt_legend(n_passes),
+        legend=doubt_legend(n_passes, n_members),
     )
 
 

@@ -110,15 +110,25 @@ def _most_doubtful(roots: Sequence[Mapping[str, Any]], hierarchy: Hierarchy) -> 
     return label, doubt
 
 
-def doubt_legend(n_passes: int | None) -> str:
-    """What the doubt beside each finding is."""
+def doubt_legend(n_passes: int | None, n_members: int = 0) -> str:
+    """What the doubt beside each finding is.
+
+    Args:
+        n_passes: of Monte Carlo dropout, None without. n_members: of an ensemble, each of which makes as many; else 0.
+    """
     scale = "from 0 (sure) to 0.69 nats (as good as a coin)"
     if n_passes is None:
         return f"entropy of the probability itself, {scale}; no Monte Carlo dropout."
     return (
-        f"entropy of the mean probability over {n_passes} passes of Monte Carlo dropout, {scale}; ± is the standard "
-        "deviation over them, in percentage points."
+        f"entropy of the mean probability over {n_passes} passes of Monte Carlo dropout"
+        + (f" of each of {n_members} models" if n_members else "")
+        + f", {scale}; ± is the standard deviation over them, in percentage points."
     )
+
+
+def members_of(config: Any) -> int:
+    """How many models an ensemble has; 0 of any other."""
+    return len(getattr(config, "member_models", ()))
 
 
 def model_facts(config: Any, fit: str, name: str, n_passes: int | None, limit: float | None) -> list[tuple[str, str]]:
@@ -140,7 +150,7 @@ def model_facts(config: Any, fit: str, name: str, n_passes: int | None, limit: f
             if points
             else "None are stored: nothing is decided.",
         ),
-        ("Doubt", f"By {doubt_legend(n_passes)}"),
+        ("Doubt", f"By {doubt_legend(n_passes, members_of(config))}"),
         (
             "Abstention",
             "No limit is set: no film is left to a reader."

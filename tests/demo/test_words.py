@@ -75,7 +75,8 @@ def test_without_a_gate_the_most_doubtful_root_decides():
 
 def test_the_doubt_says_which_it_is():
     assert "30 passes of Monte Carlo dropout" in doubt_legend(30)
-    assert "of the probability itself" in doubt_legend(None)
+    assert "30 passes of Monte Carlo dropout of each of 3 models" in doubt_legend(30, 3)
+    assert "of the probability itself" in doubt_legend(None, 3)
 
 
 def facts(read, **changes):
