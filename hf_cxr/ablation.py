@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,16 @@ class Plan:
             if missing := set(arms[fitting[0]]) - set(options):
                 raise AblationError(f"{path}: arm {name} lacks {sorted(missing)}, which the reference names")
         return cls(path.parent / content["base"], settings, tuple(seeds), split, fitting[0], arms)
+
+    def with_seeds(self, seeds: Sequence[int]) -> Plan:
+        """The same plan with other seeds.
+
+        Raises:
+            AblationError: a seed is there twice.
+        """
+        if len(set(seeds)) < len(seeds):
+            raise AblationError(f"seeds {list(seeds)}: expected different numbers")
+        return replace(self, seeds=tuple(seeds))
 
     def label(self, arm: str) -> str:
         """An arm for readers: what it has other than the reference; the reference with all it has."""

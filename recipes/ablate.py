@@ -5,7 +5,8 @@
 
 `hf_cxr/ablation.py` says what a plan holds. Further options go to every run of `recipes/train.py` and win over the
 plan's settings. Started again, it goes on where it stopped: finished runs are kept, an interrupted one is resumed. The
-output folder gets `<arm>/s<seed>/` (whole runs), and at the end `ablation.json`, `ablation.md` and `ablation.png`.
+output folder gets `<arm>/s<seed>/` (whole runs), at the end `ablation.json` and `ablation.md`, and of several arms
+`ablation.png`. A plan of one arm trains several seeds of a recipe, which `ensemble.py` joins.
 """
 
 import argparse
@@ -27,9 +28,12 @@ TRAIN = Path(__file__).with_name("train.py")
 
 def main() -> None:
     """Parse, check every arm, run what is not there, summarise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )  # no abbreviations: what is not of this recipe goes to the runs, and --seed is not --seeds
     parser.add_argument("plan", type=Path, help="YAML file of the ablation")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablation"), help="folder of all runs")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the plan's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--accelerate_config", type=Path, help="of each run; default: one process")
     parser.add_argument("--n_resamples", type=int, default=1000, help="of the bootstrap over patients")
@@ -37,6 +41,8 @@ def main() -> None:
     if options.n_resamples < 100 or options.jobs < 1:
         parser.error(f"n_resamples {options.n_resamples}, jobs {options.jobs}: expected 100 or more, and 1 or more")
     plan = Plan.read(options.plan)
+    if options.seeds:
+        plan = plan.with_seeds(options.seeds)
     runs = plan.runs(options.output_dir, words)
     check(runs)
     waiting = [run for run in runs if not run.finished]
@@ -51,9 +57,12 @@ def main() -> None:
     folder = options.output_dir
     (folder / "ablation.json").write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
     (folder / "ablation.md").write_text(text, encoding="utf-8")
-    ablation_differences(summary, folder / "ablation.png", f"{options.plan.stem}, {summary['split']} split")
+    files = ["ablation.md", "ablation.json"]
+    if len(plan.arms) > 1:  # one arm's seeds have no difference to draw
+        ablation_differences(summary, folder / "ablation.png", f"{options.plan.stem}, {summary['split']} split")
+        files.append("ablation.png")
     print(f"\n{text}")
-    for name in ("ablation.md", "ablation.json", "ablation.png"):
+    for name in files:
         print(f"{name:14} {(folder / name).resolve()}")
 
 

@@ -151,6 +151,20 @@ def test_runs_with_other_settings_are_not_taken_for_the_plans(done):
     assert "holds a run with other settings than the plan's" in refused.stderr
 
 
+def test_other_seeds_than_the_plans(tmp_path):
+    plan = Plan.read(write_plan(tmp_path)).with_seeds([5, 7, 9])
+    assert {run.settings().training.seed for run in plan.runs(tmp_path / "out")} == {5, 7, 9}
+    with pytest.raises(AblationError, match=r"seeds \[5, 5\]: expected different numbers"):
+        plan.with_seeds([5, 5])
+
+
+def test_seed_is_not_taken_for_seeds(done):
+    _, ablate, _ = done
+    refused = ablate("--seed", "3")
+    assert refused.returncode == 1
+    assert "['seed'] on the command line" in refused.stderr
+
+
 def test_words_do_not_contradict_the_arms(tmp_path):
     plan = Plan.read(write_plan(tmp_path))
     for word in ("--link", "--penalty_scale=1", "--seed"):
