@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import logging
 import os
 from datetime import timedelta
 
@@ -11,6 +12,8 @@ import torch
 from accelerate import DistributedType, PartialState
 
 from hf_cxr.arguments import SettingsError
+
+_log = logging.getLogger(__name__)
 
 
 def start_processes(use_cpu: bool = False, patience: timedelta | None = None) -> PartialState:
@@ -42,6 +45,13 @@ def start_processes(use_cpu: bool = False, patience: timedelta | None = None) ->
             "each process would silently hold the whole of it. Take a config without FSDP"
         )
     atexit.register(state.destroy_process_group)
+    cores = os.cpu_count() or 1
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and state.num_processes == 1 and state.device.type == "cpu" and torch.get_num_threads() == 1 < cores:
+        # accelerate launch sets OMP_NUM_THREADS=1 unless told otherwise, and says nothing.
+        _log.warning(
+            "computing with one thread of %d cores; OMP_NUM_THREADS=%d before the command takes all", cores, cores
+        )
     return state
 
 

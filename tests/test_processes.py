@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from hf_cxr.arguments import SettingsError
 from hf_cxr.processes import start_processes
@@ -40,3 +41,15 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SettingsError, match="2 processes were started, but each knows of 1"):
         start_processes(use_cpu=True)
+
+
+@pytest.mark.parametrize(("threads", "launched", "said"), [(1, True, True), (1, False, False), (4, True, False)])
+def test_idle_cores_are_spoken_of(monkeypatch, caplog, threads, launched, said):
+    """`accelerate launch` silently gives one thread to a process, although all cores are idle."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launched:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    start_processes(use_cpu=True)
+    assert ("one thread of 4 cores; OMP_NUM_THREADS=4" in caplog.text) == said
