@@ -167,7 +167,8 @@ def draw_ratios(rows: list[Row], file: Path) -> None:
             axes.plot([asked, asked], [y - 0.42, y + 0.42], color="black", linewidth=2)
         axes.annotate(f"  {ratio['median']:.3g}×", (max(ratio["high"], asked or 0), y), va="center", fontsize=8)
     axes.set_xscale("log")
-    axes.set_yticks(range(len(rows)), [row["title"] for row in reversed(rows)], fontsize=8)
+    against = [f"{row['title']}\nagainst {row['peer']}" for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), against, fontsize=8)
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set_xlabel("our rate / the other's\nthin line: quartiles over rounds; thick mark: what was asked for")
     axes.margins(x=0.12)
