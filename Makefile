@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: train test bench lint format clean
 
 # accelerate launch gives a process one thread where it is not told how many.
-train: export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+train: export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 train: $(STAMP)  ## train, evaluate and save a model on the embedded phantom set
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		recipes/train.py recipes/configs/quickstart.yaml $(ARGS)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_cxr.data.decoding import default_processes
 from hf_cxr.errors import UserError
 from hf_cxr.runs import SETTINGS_FILE
 
@@ -33,7 +34,7 @@ def launch_run(
     words = [*words, "--output_dir", str(folder), "--disable_tqdm", "true"]
     if (folder / SETTINGS_FILE).is_file():
         words += ["--resume", "true"]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, default_processes() // jobs)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     log = folder.with_name(f"{folder.name}.log")
     with log.open("a", encoding="utf-8") as stream:

@@ -12,6 +12,7 @@ import torch
 from accelerate import DistributedType, PartialState
 
 from hf_cxr.arguments import SettingsError
+from hf_cxr.data.decoding import default_processes
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def start_processes(use_cpu: bool = False, patience: timedelta | None = None) ->
             "each process would silently hold the whole of it. Take a config without FSDP"
         )
     atexit.register(state.destroy_process_group)
-    cores = os.cpu_count() or 1
+    cores = default_processes()
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and state.num_processes == 1 and state.device.type == "cpu" and torch.get_num_threads() == 1 < cores:
         # accelerate launch sets OMP_NUM_THREADS=1 unless told otherwise, and says nothing.

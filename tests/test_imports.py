@@ -49,7 +49,7 @@ ALLOWED = {
     "summary": {"evaluation"},
     "curves": {"bootstrap", "metrics"},
     "figures": {"bootstrap", "curves", "evaluation", "hierarchy", "metrics", "predictions"},
-    "processes": {"arguments"},
+    "processes": {"arguments", "data"},
     "batching": set(),
     "quantisation": {"models", "verification"},
     "precision": {"models", "quantisation"},
@@ -86,7 +86,7 @@ ALLOWED = {
     "hospital_taxonomy": {"data", "hierarchy"},
     "verification": {"data", "models"},
     "energy": set(),
-    "launching": {"runs"},
+    "launching": {"data", "runs"},
     "film_reference": set(),
     "data_check": {
         "arguments", "data", "figures", "film_reference", "films", "hierarchy", "hospital_taxonomy", "inference",

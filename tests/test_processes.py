@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from hf_cxr import processes
 from hf_cxr.arguments import SettingsError
 from hf_cxr.processes import start_processes
 from tests.conftest import REPO
@@ -46,7 +47,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
 @pytest.mark.parametrize(("threads", "launched", "said"), [(1, True, True), (1, False, False), (4, True, False)])
 def test_idle_cores_are_spoken_of(monkeypatch, caplog, threads, launched, said):
     """`accelerate launch` silently gives one thread to a process, although all cores are idle."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(processes, "default_processes", lambda: 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if launched:

@@ -15,6 +15,7 @@ from datasets.utils import tqdm
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from hf_cxr.data.decoding import default_processes
 from hf_cxr.data_check.exposure import Exposure, exposure
 from hf_cxr.models import CXRImageProcessor, DicomRefusedError, FilmError, read_dicom
 from hf_cxr.models.dicom import is_dicom
@@ -141,7 +142,7 @@ def films(
     paths: Sequence[str], processor: CXRImageProcessor, size: int | None, threads: int | None = None
 ) -> Iterator[Film]:
     """The films in order, decoded by several threads, of which each is a few films ahead and no more."""
-    threads = threads or os.cpu_count() or 1
+    threads = threads or default_processes()
     waiting: deque[Future[Film]] = deque()
     with ThreadPoolExecutor(threads) as pool, tqdm(total=len(paths), desc="Looking at films", unit=" films") as bar:
         for path in paths:
