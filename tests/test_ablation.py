@@ -1,6 +1,7 @@
 """Ablation plans: arms and errors before any run, resuming, and figures paired on the same films."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -93,9 +94,9 @@ def done(tmp_path_factory):
     data = generate(folder / "phantom", n_images=400, image_size=64, progress=False)
     plan = write_plan(folder, grids=[{"loss": ["bce"], "link": ["flat", "conditional"]}])
 
-    def ablate(*words):
+    def ablate(*words, plan=plan, out=folder / "out"):
         return subprocess.run(
-            [sys.executable, REPO / "recipes" / "ablate.py", plan, "--output_dir", folder / "out", "--data_dir", data,
+            [sys.executable, REPO / "recipes" / "ablate.py", plan, "--output_dir", out, "--data_dir", data,
              "--cache_dir", folder / "cache", "--jobs", "2", "--n_resamples", "200", *words],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -156,6 +157,25 @@ def test_other_seeds_than_the_plans(tmp_path):
     assert {run.settings().training.seed for run in plan.runs(tmp_path / "out")} == {5, 7, 9}
     with pytest.raises(AblationError, match=r"seeds \[5, 5\]: expected different numbers"):
         plan.with_seeds([5, 5])
+
+
+def test_one_arm_has_a_spread_and_nothing_to_compare(done, tmp_path):
+    folder, ablate, _ = done
+    arm = "link=conditional+loss=bce"
+    shutil.copytree(folder / "out" / arm, tmp_path / "out" / arm)  # whole runs, so that nothing is trained
+    alone = {"loss": "bce", "link": "conditional"}
+    plan = write_plan(tmp_path, grids=[{k: [v] for k, v in alone.items()}], reference=alone, seeds=[8, 9])
+    shutil.copy(folder / "base.yaml", tmp_path)
+    said = ablate("--seeds", "0", "1", plan=plan, out=tmp_path / "out")
+    assert said.returncode == 0, said.stderr
+    assert "2 runs, 2 finished" in said.stdout
+    row = json.loads((tmp_path / "out" / "ablation.json").read_text())["arms"][arm]["macro_auroc"]
+    tables = [PredictionTable.read(tmp_path / "out" / arm / f"s{seed}" / "predictions_test.csv") for seed in (0, 1)]
+    findings = json.loads((tmp_path / "out" / "ablation.json").read_text())["findings"]
+    assert row["mean"] == pytest.approx(np.mean([roc_auc_score(*t.column(n)) for t in tables for n in findings]))
+    assert row["spread"] > 0
+    assert not (tmp_path / "out" / "ablation.png").exists()
+    assert "ablation.png" not in said.stdout
 
 
 def test_seed_is_not_taken_for_seeds(done):
