@@ -18,7 +18,7 @@ class CXRComposedModel(CXRPreTrainedModel):
 
     def parts(self) -> dict[str, Any]:
         """The single-stage models by name, in the order in which a film meets them."""
-        raise NotImplementedError
+        raise NotImplementedError  # each composed model has its own
 
     def _init_weights(self, module: Any) -> None:
         """Nothing: the parts have done it."""
